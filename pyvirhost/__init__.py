@@ -1,0 +1,59 @@
+"""libvirt's host module for Python: fast, typed and safe to poll from many threads.
+
+>>> import pyvirhost
+>>> with pyvirhost.open("test:///default") as connection:
+...     print(connection.cpu_stats().user)
+9797400000
+
+Nothing is loaded before its first use: importing this package loads neither libvirt nor an
+extension module.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "_connection": ("Connection", "initialize", "lib_version", "open"),
+    "_errors": (
+        "AccessDeniedError", "AuthenticationError", "CPUIncompatibleError",
+        "ConnectionClosedError", "ConnectionLostError", "InvalidArgumentError", "LibvirtError",
+        "NotSupportedError", "OperationTimeoutError",
+    ),
+    "_results": (
+        "CPUMap", "CellsFreeMemory", "NodeInfo", "PageCounts", "SecurityModel", "StatsArray",
+        "StatsTable", "TypedParameters", "Version",
+    ),
+    "constants": (
+        "ALL_CELLS", "ALL_CPUS", "AllocPagesFlags", "BaselineCPUFlags", "CPUCompareResult",
+        "CloseReason", "CompareCPUFlags", "ConnectFlags", "CredentialType", "ErrorCode",
+        "ErrorDomain", "ErrorLevel", "NodeSuspendTarget",
+    ),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_SUBMODULES = ("constants",)
+
+__all__ = ["__version__", *_SUBMODULES, *_HOMES]
+
+
+def __getattr__(name):
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = import_module(f"{__name__}.{_HOMES[name]}")
+    except ImportError as error:
+        if "libvirt.so" not in str(error):
+            raise
+        raise ImportError(
+            f"pyvirhost can't load libvirt ({error}). Install it: apt install libvirt0 (Debian, "
+            "Ubuntu), dnf install libvirt-libs (Fedora), zypper install libvirt-libs (openSUSE) "
+            "or apk add libvirt-libs (Alpine)."
+        ) from error
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1557 @@
+"""Connections to libvirt: the only module that calls the host API.
+
+Every call holds the connection (`enter`), releases the GIL around libvirt, turns a failure into an
+exception before anything else can run, and lets the connection go (`leave`). The last one out of a
+closed connection closes it.
+"""
+
+cimport cython
+cimport libvirt as lib
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.limits cimport ULLONG_MAX
+from libc.stdlib cimport free
+from libc.string cimport memset
+from posix.unistd cimport getpid
+
+from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
+                                   page_size_argument, text_argument, texts_argument,
+                                   uint_argument, ullong_argument)
+from pyvirhost._errors cimport closed_error, last_error
+from pyvirhost._results cimport (MAX_FIELDS, FieldLayout, StatsArray, StatsTable,
+                                 add_typed_parameter, new_cells_free_memory, new_cpu_map,
+                                 new_layout, new_node_info, new_page_counts, new_security_model,
+                                 new_stats_array, new_stats_table, new_typed_parameters,
+                                 new_version, refill_stats_array, refill_stats_table)
+
+from pyvirhost._errors import NotSupportedError
+from pyvirhost._results import TypedParameters
+
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    #if PY_VERSION_HEX < 0x030D0000
+    #define Py_IsFinalizing _Py_IsFinalizing
+    #endif
+    """
+    bint Py_IsFinalizing()
+    ctypedef unsigned long pthread_t
+    int pthread_create(pthread_t *thread, void *attributes, void *(*start)(void *) noexcept nogil,
+                       void *argument) nogil
+    int pthread_detach(pthread_t thread) nogil
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
+                       void (*child)() noexcept nogil)
+    int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format,
+                              ...) except -1
+
+
+cdef enum:
+    # libvirt's protocol carries at most so many cells, page counts and typed parameters.
+    MAX_CELLS = 1024
+    MAX_PARAMETERS = 64
+
+
+cdef enum Source:
+    # What a statistics reading is of; a server may report other fields for each.
+    CPU
+    HOST_MEMORY
+    CELL_MEMORY
+
+cdef tuple UNITS = ("ns", "KiB", "KiB")
+cdef tuple FUNCTIONS = ("virNodeGetCPUStats", "virNodeGetMemoryStats", "virNodeGetMemoryStats")
+
+ctypedef int (*IntGetter)(lib.virConnectPtr) noexcept nogil
+ctypedef char *(*TextGetter)(lib.virConnectPtr) noexcept nogil
+ctypedef int (*VersionGetter)(lib.virConnectPtr, unsigned long *) noexcept nogil
+
+
+# ---- processes and threads ----------------------------------------------------------------------
+
+# Counts the forks between this process and the one that loaded the module. A forked child shares
+# its parent's sockets: whatever it sends or closes there breaks the parent's connections.
+cdef unsigned long forks = 0
+
+
+cdef void count_fork() noexcept nogil:
+    global forks
+    forks += 1
+
+
+pthread_atfork(NULL, NULL, count_fork)
+
+
+cdef void *close_abandoned(void *handle) noexcept nogil:
+    lib.virConnectClose(<lib.virConnectPtr>handle)
+    return NULL
+
+
+cdef void close_in_background(lib.virConnectPtr handle) noexcept nogil:
+    # Closing is a round trip, and a server that hangs must not hang whoever runs a finaliser.
+    cdef pthread_t thread = 0
+    if pthread_create(&thread, NULL, close_abandoned, handle) == 0:
+        pthread_detach(thread)
+
+
+# ---- the library --------------------------------------------------------------------------------
+
+def initialize():
+    """Initialise libvirt, which `open` does by itself.
+
+    Notes
+    -----
+    ``virInitialize``, since libvirt 0.1.0; no round trip. May be called often and by any thread.
+    """
+    cdef int result
+    with nogil:
+        result = lib.virInitialize()
+    if result < 0:
+        raise last_error(NULL, "virInitialize")
+
+
+def lib_version():
+    """Return the version of the libvirt that this process has loaded.
+
+    Returns
+    -------
+    Version
+
+    Notes
+    -----
+    ``virGetVersion``, since libvirt 0.0.3; no round trip.
+    """
+    cdef unsigned long number = 0
+    cdef int result
+    with nogil:
+        result = lib.virGetVersion(&number, NULL, NULL)
+    if result < 0:
+        raise last_error(NULL, "virGetVersion")
+    return new_version(number)
+
+
+def open(uri=None, *, readonly=False, flags=0):
+    """Open a connection to a hypervisor's driver, in this process or in a libvirt daemon.
+
+    Parameters
+    ----------
+    uri : str, optional
+        Such as ``"qemu:///system"`` or ``"qemu+tls://host/system"``. By default libvirt chooses:
+        ``LIBVIRT_DEFAULT_URI``, its client configuration, or the first driver that answers.
+    readonly : bool, default False
+        Ask for a connection that may only read, which a server may allow to more users.
+    flags : ConnectFlags or int, default 0
+        ``VIR_CONNECT_RO`` is the same as `readonly`; ``VIR_CONNECT_NO_ALIASES`` takes `uri` as it
+        stands.
+
+    Returns
+    -------
+    Connection
+
+    Raises
+    ------
+    InvalidArgumentError
+        The URI makes no sense, or there is no driver for it.
+    AuthenticationError
+        The server wants credentials that it did not get.
+    LibvirtError
+        The server can't be reached.
+
+    Notes
+    -----
+    ``virConnectOpenAuth``, since libvirt 0.4.0, in place of ``virConnectOpen`` and
+    ``virConnectOpenReadOnly``, since libvirt 0.0.3, which do the same; 4 round trips.
+
+    Examples
+    --------
+    >>> with pyvirhost.open("test:///default", readonly=True) as connection:
+    ...     connection.node_info().cpus
+    16
+    """
+    cdef const char *c_uri = optional_text_argument(uri, "uri")
+    cdef unsigned int c_flags = uint_argument(flags, "flags")
+    cdef lib.virConnectPtr handle
+    if readonly:
+        c_flags |= lib.VIR_CONNECT_RO
+    with nogil:
+        handle = lib.virConnectOpenAuth(c_uri, NULL, c_flags)
+    if handle is NULL:
+        raise last_error(NULL, "virConnectOpenAuth")
+    return new_connection(handle, [None, None, None])
+
+
+# ---- statistics, whose fields only the server knows ---------------------------------------------
+
+cdef int call_stats(lib.virConnectPtr handle, Source source, int number,
+                    lib.virNodeCPUStats *reading, int *count, unsigned int flags) noexcept nogil:
+    if source == CPU:
+        return lib.virNodeGetCPUStats(handle, number, reading, count, flags)
+    # virNodeMemoryStats has the members of virNodeCPUStats.
+    return lib.virNodeGetMemoryStats(handle, number, <lib.virNodeMemoryStatsPtr>reading, count,
+                                     flags)
+
+
+cdef int read_stats(lib.virConnectPtr handle, Source source, int number,
+                    lib.virNodeCPUStats *reading, int *count, unsigned int flags) noexcept nogil:
+    # Servers demand exactly as many entries as they have fields, and asking how many is a round
+    # trip. `count` is what an earlier reading had, or 0, and becomes what this one has.
+    if count[0] > 0:
+        if call_stats(handle, source, number, reading, count, flags) == 0:
+            return 0
+        if lib.virGetLastErrorCode() != lib.VIR_ERR_INVALID_ARG:
+            return -1
+    count[0] = 0
+    if call_stats(handle, source, number, NULL, count, flags) < 0:
+        return -1
+    if count[0] == 0:
+        return 0
+    # libvirt itself refuses the call where a server has more fields than that.
+    count[0] = min(count[0], <int>MAX_FIELDS)
+    return call_stats(handle, source, number, reading, count, flags)
+
+
+cdef int read_rows(lib.virConnectPtr handle, Source source, const int *numbers, Py_ssize_t rows,
+                   lib.virNodeCPUStats *reading, int *count,
+                   unsigned long long *values) noexcept nogil:
+    # One row a number. All rows have the fields of the first, whose names are left in `reading`.
+    cdef Py_ssize_t row
+    cdef int i, given
+    for row in range(rows):
+        if row == 0:
+            if read_stats(handle, source, numbers[0], reading, count, 0) < 0:
+                return -1
+        else:
+            given = count[0]
+            if call_stats(handle, source, numbers[row], reading, &given, 0) < 0:
+                return -1
+        for i in range(count[0]):
+            values[row * count[0] + i] = reading[i].value
+    return 0
+
+
+# ---- arguments and results ----------------------------------------------------------------------
+
+cdef Source source_of_cell(int cell) noexcept:
+    return HOST_MEMORY if cell == lib.VIR_NODE_MEMORY_STATS_ALL_CELLS else CELL_MEMORY
+
+
+cdef list pairs_argument(object mapping, str name):
+    try:
+        pairs = list(mapping.items())
+    except (AttributeError, TypeError):
+        raise TypeError(f"{name} must be a mapping, not {type(mapping).__name__}") from None
+    if not pairs:
+        raise ValueError(f"{name} must not be empty")
+    return pairs
+
+
+cdef list memory_settings(object parameters):
+    # The name, C type and value of each. What was read knows its types, also those of settings
+    # that a newer libvirt has; its counters are the kernel's and not sent back.
+    cdef list pairs = pairs_argument(parameters, "parameters")
+    if isinstance(parameters, TypedParameters):
+        types = parameters.types
+        return [(name, types[name], value) for name, value in pairs
+                if name not in MEMORY_COUNTERS]
+    for name, _ in pairs:
+        if name not in MEMORY_SETTINGS:
+            raise ValueError(f"parameters has {name!r}, which can't be set; "
+                             f"{', '.join(MEMORY_SETTINGS)} can")
+    return [(name, MEMORY_SETTINGS[name], value) for name, value in pairs]
+
+
+cdef dict MEMORY_SETTINGS = {
+    "shm_pages_to_scan": "uint",
+    "shm_sleep_millisecs": "uint",
+    "shm_merge_across_nodes": "uint",
+}
+cdef frozenset MEMORY_COUNTERS = frozenset((
+    "shm_pages_shared", "shm_pages_sharing", "shm_pages_unshared", "shm_pages_volatile",
+    "shm_full_scans",
+))
+
+
+cdef object compare_result(int result):
+    from pyvirhost.constants import CPUCompareResult
+
+    return CPUCompareResult(result)
+
+
+cdef str owned_text(char *text):
+    try:
+        return text.decode("utf-8", "replace")
+    finally:
+        free(text)
+
+
+cdef Connection new_connection(lib.virConnectPtr handle, list layouts):
+    cdef Connection connection
+    try:
+        connection = Connection.__new__(Connection)
+    except BaseException:
+        close_in_background(handle)
+        raise
+    connection.handle = handle
+    connection.layouts = layouts
+    connection.forks = forks
+    connection.process = getpid()
+    connection.closing = False
+    return connection
+
+
+@cython.final
+cdef class Connection:
+    """A connection to one driver of libvirt; `pyvirhost.open` makes it.
+
+    Any thread may call any method at any time, also while another closes the connection. It is a
+    context manager that closes itself. A program that drops a connection without closing it gets a
+    `ResourceWarning`, and the connection is closed in the background.
+
+    Every method can raise `ConnectionClosedError` after `close`, `ConnectionLostError` when the
+    connection died, `NotSupportedError` where the driver has no such call, `AccessDeniedError`
+    where the connection may not do it, and `LibvirtError`, of which these are kinds, for whatever
+    else libvirt reports. An argument of a wrong type is a TypeError, an int that its C type can't
+    hold an OverflowError and a text with a NUL a ValueError, before libvirt is called.
+
+    The round trips that a method's notes name are those to a daemon; a driver in this process,
+    such as ``test:///default``, needs none.
+    """
+
+    cdef lib.virConnectPtr handle
+    cdef int calls
+    cdef bint closing
+    cdef unsigned long forks
+    cdef int process
+    # What the server taught, shared by all handles of the connection: a FieldLayout for each
+    # Source that was read.
+    cdef list layouts
+    cdef int cell_count
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self.closing = True
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a Connection can't be made by hand, pyvirhost.open() returns it")
+
+    def __dealloc__(self):
+        # At the interpreter's end the kernel closes the socket, and a thread of ours would only
+        # race with libraries that are being unloaded.
+        if self.handle is not NULL and self.forks == forks and not Py_IsFinalizing():
+            close_in_background(self.handle)
+
+    def __del__(self):
+        if not self.closing and self.forks == forks:
+            PyErr_ResourceWarning(self, 1, "unclosed %R", <void *>self)
+
+    def __enter__(self):
+        self.enter()
+        self.leave()
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def __reduce__(self):
+        raise TypeError("a Connection can't be pickled; pickle its uri() and open that")
+
+    def __repr__(self):
+        if self.closed:
+            return "<Connection closed>"
+        try:
+            return f"<Connection {self.uri()!r}>"
+        except Exception:
+            return "<Connection>"
+
+    # ---- holding the connection ----
+
+    cdef lib.virConnectPtr enter(self) except NULL:
+        cdef bint usable
+        with cython.critical_section(self):
+            usable = not self.closing and self.forks == forks
+            if usable:
+                self.calls += 1
+        if usable:
+            return self.handle
+        if self.closing:
+            raise closed_error("the connection is closed")
+        raise closed_error(f"the connection belongs to process {self.process}, from which this "
+                           "one was forked; open another one here")
+
+    cdef void leave(self) noexcept:
+        with cython.critical_section(self):
+            self.calls -= 1
+        self.close_if_last()
+
+    cdef void close_if_last(self) noexcept:
+        cdef lib.virConnectPtr last = NULL
+        with cython.critical_section(self):
+            if self.closing and self.calls == 0 and self.forks == forks:
+                last = self.handle
+                self.handle = NULL
+        if last is not NULL:
+            with nogil:
+                lib.virConnectClose(last)
+
+    def close(self):
+        """Close the connection; once it is closed, do nothing.
+
+        Calls in flight in other threads end as they would have, and the last of them closes the
+        connection. New calls raise `ConnectionClosedError` at once.
+
+        Notes
+        -----
+        ``virConnectClose``, since libvirt 0.0.3; 1 round trip, none while `ref` has another.
+        """
+        with cython.critical_section(self):
+            self.closing = True
+        self.close_if_last()
+
+    def ref(self):
+        """Return a second handle of the same connection, which is closed on its own.
+
+        Returns
+        -------
+        Connection
+
+        Notes
+        -----
+        ``virConnectRef``, since libvirt 0.6.0; no round trip.
+        """
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            with nogil:
+                result = lib.virConnectRef(handle)
+            if result < 0:
+                raise last_error(handle, "virConnectRef")
+            return new_connection(handle, self.layouts)
+        finally:
+            self.leave()
+
+    @property
+    def closed(self):
+        """Whether this program closed the connection: bool. A lost connection is not closed."""
+        return self.closing
+
+    # ---- calls that differ in the C function only ----
+
+    cdef bint truth(self, IntGetter get, str function) except -1:
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            with nogil:
+                result = get(handle)
+            if result < 0:
+                raise last_error(handle, function)
+            return result
+        finally:
+            self.leave()
+
+    cdef str text(self, TextGetter get, str function):
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef char *result
+        try:
+            with nogil:
+                result = get(handle)
+            if result is NULL:
+                raise last_error(handle, function)
+            return owned_text(result)
+        finally:
+            self.leave()
+
+    cdef object version_number(self, VersionGetter get, str function):
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef unsigned long number = 0
+        cdef int result
+        try:
+            with nogil:
+                result = get(handle, &number)
+            if result < 0:
+                raise last_error(handle, function)
+            return new_version(number)
+        finally:
+            self.leave()
+
+    # ---- who answers ----
+
+    def type(self):
+        """Return the driver's name, such as ``"QEMU"``.
+
+        Returns
+        -------
+        str
+            On a connection that has died, ``"remote"``.
+
+        Notes
+        -----
+        ``virConnectGetType``, since libvirt 0.0.3; 1 round trip, none from the second call.
+        """
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef const char *result
+        try:
+            with nogil:
+                result = lib.virConnectGetType(handle)
+            if result is NULL:
+                raise last_error(handle, "virConnectGetType")
+            return result.decode("utf-8", "replace")
+        finally:
+            self.leave()
+
+    def uri(self):
+        """Return the URI of the connection, as libvirt completed it.
+
+        Returns
+        -------
+        str
+
+        Notes
+        -----
+        ``virConnectGetURI``, since libvirt 0.3.0; no round trip.
+        """
+        return self.text(lib.virConnectGetURI, "virConnectGetURI")
+
+    def hostname(self):
+        """Return the host's name, as the host itself knows it.
+
+        Returns
+        -------
+        str
+
+        Notes
+        -----
+        ``virConnectGetHostname``, since libvirt 0.3.0; 1 round trip.
+        """
+        return self.text(lib.virConnectGetHostname, "virConnectGetHostname")
+
+    def version(self):
+        """Return the hypervisor's version.
+
+        Returns
+        -------
+        Version
+
+        Notes
+        -----
+        ``virConnectGetVersion``, since libvirt 0.0.3; 1 round trip.
+        """
+        return self.version_number(lib.virConnectGetVersion, "virConnectGetVersion")
+
+    def lib_version(self):
+        """Return the version of the libvirt that the server runs.
+
+        Returns
+        -------
+        Version
+
+        Notes
+        -----
+        ``virConnectGetLibVersion``, since libvirt 0.7.3; 1 round trip.
+        """
+        return self.version_number(lib.virConnectGetLibVersion, "virConnectGetLibVersion")
+
+    def is_alive(self):
+        """Return whether the connection still stands, as far as this side knows.
+
+        A server that died is noticed at the next call or, with an event loop, at once; `ping`
+        asks it.
+
+        Returns
+        -------
+        bool
+
+        Notes
+        -----
+        ``virConnectIsAlive``, since libvirt 0.9.8; no round trip.
+        """
+        return self.truth(lib.virConnectIsAlive, "virConnectIsAlive")
+
+    def is_encrypted(self):
+        """Return whether what is sent is encrypted.
+
+        Returns
+        -------
+        bool
+
+        Notes
+        -----
+        ``virConnectIsEncrypted``, since libvirt 0.7.3; 1 round trip.
+        """
+        return self.truth(lib.virConnectIsEncrypted, "virConnectIsEncrypted")
+
+    def is_secure(self):
+        """Return whether nobody else can read what is sent: encrypted, or never on a network.
+
+        Returns
+        -------
+        bool
+
+        Notes
+        -----
+        ``virConnectIsSecure``, since libvirt 0.7.3; 1 round trip.
+        """
+        return self.truth(lib.virConnectIsSecure, "virConnectIsSecure")
+
+    def ping(self):
+        """Ask the server for a sign of life, and raise where it gives none.
+
+        Raises
+        ------
+        ConnectionLostError
+            The server is gone.
+
+        Notes
+        -----
+        ``virConnectGetLibVersion``, since libvirt 0.7.3; 1 round trip.
+        """
+        self.lib_version()
+
+    # ---- what the host can do ----
+
+    def capabilities(self):
+        """Return what the host and its hypervisor can do, as libvirt's XML.
+
+        Returns
+        -------
+        str
+            A ``<capabilities>`` document.
+
+        Notes
+        -----
+        ``virConnectGetCapabilities``, since libvirt 0.2.1; 1 round trip.
+        """
+        return self.text(lib.virConnectGetCapabilities, "virConnectGetCapabilities")
+
+    def sysinfo(self, flags=0):
+        """Return what the host's firmware says of its hardware, as libvirt's XML.
+
+        Parameters
+        ----------
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Returns
+        -------
+        str
+            A ``<sysinfo>`` document.
+
+        Notes
+        -----
+        ``virConnectGetSysinfo``, since libvirt 0.8.8; 1 round trip.
+        """
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef char *result
+        try:
+            with nogil:
+                result = lib.virConnectGetSysinfo(handle, c_flags)
+            if result is NULL:
+                raise last_error(handle, "virConnectGetSysinfo")
+            return owned_text(result)
+        finally:
+            self.leave()
+
+    def max_vcpus(self, type=None):
+        """Return how many virtual CPUs a guest may have.
+
+        Parameters
+        ----------
+        type : str, optional
+            The type of the guest, such as ``"kvm"``; by default the driver's own.
+
+        Returns
+        -------
+        int
+
+        Notes
+        -----
+        ``virConnectGetMaxVcpus``, since libvirt 0.2.1; 1 round trip.
+        """
+        cdef const char *c_type = optional_text_argument(type, "type")
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            with nogil:
+                result = lib.virConnectGetMaxVcpus(handle, c_type)
+            if result < 0:
+                raise last_error(handle, "virConnectGetMaxVcpus")
+            return result
+        finally:
+            self.leave()
+
+    # ---- CPU models ----
+
+    def cpu_model_names(self, arch, flags=0):
+        """Return the names of the CPU models that libvirt knows for an architecture.
+
+        Parameters
+        ----------
+        arch : str
+            Such as ``"x86_64"``.
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Returns
+        -------
+        list of str
+            Empty where every model is allowed.
+
+        Raises
+        ------
+        InvalidArgumentError
+            libvirt knows no such architecture.
+
+        Notes
+        -----
+        ``virConnectGetCPUModelNames``, since libvirt 1.1.3; 1 round trip.
+        """
+        cdef const char *c_arch = text_argument(arch, "arch")
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef char **models = NULL
+        cdef int i, count
+        try:
+            with nogil:
+                count = lib.virConnectGetCPUModelNames(handle, c_arch, &models, c_flags)
+            if count < 0:
+                raise last_error(handle, "virConnectGetCPUModelNames")
+            try:
+                return [models[i].decode("utf-8", "replace") for i in range(count)]
+            finally:
+                for i in range(count):
+                    free(models[i])
+                free(models)
+        finally:
+            self.leave()
+
+    def compare_cpu(self, xml, flags=0):
+        """Compare a CPU with the host's.
+
+        Parameters
+        ----------
+        xml : str
+            A ``<cpu>`` element, or a document of the host's capabilities.
+        flags : CompareCPUFlags or int, default 0
+
+        Returns
+        -------
+        CPUCompareResult
+
+        Raises
+        ------
+        CPUIncompatibleError
+            The host can't run that CPU and
+            ``VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE`` is set.
+        LibvirtError
+            The XML is not well-formed or describes no CPU.
+
+        Notes
+        -----
+        ``virConnectCompareCPU``, since libvirt 0.7.5; 1 round trip.
+        """
+        cdef const char *c_xml = text_argument(xml, "xml")
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            with nogil:
+                result = lib.virConnectCompareCPU(handle, c_xml, c_flags)
+            if result < 0:
+                raise last_error(handle, "virConnectCompareCPU")
+            return compare_result(result)
+        finally:
+            self.leave()
+
+    def compare_hypervisor_cpu(self, xml, *, emulator=None, arch=None, machine=None,
+                               virttype=None, flags=0):
+        """Compare a CPU with the one that the hypervisor can give to a guest on this host.
+
+        Parameters
+        ----------
+        xml : str
+            A ``<cpu>`` element.
+        emulator : str, optional
+            The path of the emulator; by default the one for `arch`.
+        arch : str, optional
+            The guest's architecture; by default the host's.
+        machine : str, optional
+            The guest's machine type; by default the emulator's.
+        virttype : str, optional
+            Such as ``"kvm"`` or ``"qemu"``; by default the best there is.
+        flags : CompareCPUFlags or int, default 0
+
+        Returns
+        -------
+        CPUCompareResult
+
+        Raises
+        ------
+        CPUIncompatibleError
+            As in `compare_cpu`.
+        AccessDeniedError
+            The connection is read-only.
+
+        Notes
+        -----
+        ``virConnectCompareHypervisorCPU``, since libvirt 4.4.0; 1 round trip.
+        """
+        cdef const char *c_xml = text_argument(xml, "xml")
+        cdef const char *c_emulator = optional_text_argument(emulator, "emulator")
+        cdef const char *c_arch = optional_text_argument(arch, "arch")
+        cdef const char *c_machine = optional_text_argument(machine, "machine")
+        cdef const char *c_virttype = optional_text_argument(virttype, "virttype")
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            with nogil:
+                result = lib.virConnectCompareHypervisorCPU(
+                    handle, c_emulator, c_arch, c_machine, c_virttype, c_xml, c_flags)
+            if result < 0:
+                raise last_error(handle, "virConnectCompareHypervisorCPU")
+            return compare_result(result)
+        finally:
+            self.leave()
+
+    def baseline_cpu(self, xml_cpus, flags=0):
+        """Return the best CPU that all of the given hosts can run.
+
+        Parameters
+        ----------
+        xml_cpus : list of str
+            The CPU of each host, as ``<cpu>`` elements or documents of capabilities.
+        flags : BaselineCPUFlags or int, default 0
+
+        Returns
+        -------
+        str
+            A ``<cpu>`` element.
+
+        Raises
+        ------
+        LibvirtError
+            The XML is not well-formed, or the CPUs have nothing in common.
+
+        Notes
+        -----
+        ``virConnectBaselineCPU``, since libvirt 0.7.7; 1 round trip.
+        """
+        cdef list xmls = items_argument(xml_cpus, "xml_cpus", "str")
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef unsigned int count = len(xmls)
+        cdef const char **c_xmls = texts_argument(xmls, "xml_cpus")
+        cdef lib.virConnectPtr handle
+        cdef char *result
+        try:
+            handle = self.enter()
+            try:
+                with nogil:
+                    result = lib.virConnectBaselineCPU(handle, c_xmls, count, c_flags)
+                if result is NULL:
+                    raise last_error(handle, "virConnectBaselineCPU")
+                return owned_text(result)
+            finally:
+                self.leave()
+        finally:
+            PyMem_Free(c_xmls)
+
+    def baseline_hypervisor_cpu(self, xml_cpus, *, emulator=None, arch=None, machine=None,
+                                virttype=None, flags=0):
+        """Return the best CPU that the hypervisor can give to guests on all of the given hosts.
+
+        Parameters
+        ----------
+        xml_cpus : list of str
+            The CPU of each host, as ``<cpu>`` elements or documents of domain capabilities.
+        emulator, arch, machine, virttype : str, optional
+            As in `compare_hypervisor_cpu`.
+        flags : BaselineCPUFlags or int, default 0
+
+        Returns
+        -------
+        str
+            A ``<cpu>`` element.
+
+        Raises
+        ------
+        AccessDeniedError
+            The connection is read-only.
+        LibvirtError
+            As in `baseline_cpu`.
+
+        Notes
+        -----
+        ``virConnectBaselineHypervisorCPU``, since libvirt 4.4.0; 1 round trip.
+        """
+        cdef list xmls = items_argument(xml_cpus, "xml_cpus", "str")
+        cdef const char *c_emulator = optional_text_argument(emulator, "emulator")
+        cdef const char *c_arch = optional_text_argument(arch, "arch")
+        cdef const char *c_machine = optional_text_argument(machine, "machine")
+        cdef const char *c_virttype = optional_text_argument(virttype, "virttype")
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef unsigned int count = len(xmls)
+        cdef const char **c_xmls = texts_argument(xmls, "xml_cpus")
+        cdef lib.virConnectPtr handle
+        cdef char *result
+        try:
+            handle = self.enter()
+            try:
+                with nogil:
+                    result = lib.virConnectBaselineHypervisorCPU(
+                        handle, c_emulator, c_arch, c_machine, c_virttype, c_xmls, count, c_flags)
+                if result is NULL:
+                    raise last_error(handle, "virConnectBaselineHypervisorCPU")
+                return owned_text(result)
+            finally:
+                self.leave()
+        finally:
+            PyMem_Free(c_xmls)
+
+    # ---- CPUs ----
+
+    def node_info(self):
+        """Return the host's processors and memory.
+
+        Returns
+        -------
+        NodeInfo
+            With the memory in KiB.
+
+        Notes
+        -----
+        ``virNodeGetInfo``, since libvirt 0.1.0; 1 round trip.
+        """
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef lib.virNodeInfo info
+        cdef int result
+        try:
+            with nogil:
+                result = lib.virNodeGetInfo(handle, &info)
+            if result < 0:
+                raise last_error(handle, "virNodeGetInfo")
+            return new_node_info(&info)
+        finally:
+            self.leave()
+
+    def cpu_map(self, flags=0):
+        """Return which CPUs are present and which of them are online.
+
+        Parameters
+        ----------
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Returns
+        -------
+        CPUMap
+            As a buffer, shape ``((cpus + 7) // 8,)``, dtype uint8.
+
+        Notes
+        -----
+        ``virNodeGetCPUMap``, since libvirt 1.0.0; 1 round trip.
+        """
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef unsigned char *bits = NULL
+        cdef unsigned int online = 0
+        cdef int present
+        try:
+            with nogil:
+                present = lib.virNodeGetCPUMap(handle, &bits, &online, c_flags)
+            if present < 0:
+                raise last_error(handle, "virNodeGetCPUMap")
+            return new_cpu_map(bits, present, online)
+        finally:
+            self.leave()
+
+    def cpu_stats(self, cpu=lib.VIR_NODE_CPU_STATS_ALL_CPUS, flags=0, *, StatsArray out=None):
+        """Return the time that CPUs spent in each mode since the host booted.
+
+        Parameters
+        ----------
+        cpu : int, default ALL_CPUS
+            The number of one CPU, or `ALL_CPUS` for the sum over all.
+        flags : int, default 0
+            libvirt defines none yet.
+        out : StatsArray, optional
+            An earlier reading of the same kind, to be overwritten instead of making a new one.
+
+        Returns
+        -------
+        StatsArray
+            In ns, shape ``(fields,)``, dtype uint64; `out` where it is given.
+
+        Raises
+        ------
+        InvalidArgumentError
+            There is no such CPU, or it is offline.
+        ValueError
+            `out` has other fields; it is unchanged.
+
+        Notes
+        -----
+        ``virNodeGetCPUStats``, since libvirt 0.9.3; 1 round trip, 2 for the first reading.
+        """
+        return self.stats(CPU, int_argument(cpu, "cpu"), uint_argument(flags, "flags"), out)
+
+    def per_cpu_stats(self, *, StatsTable out=None):
+        """Return the time that each online CPU spent in each mode since the host booted.
+
+        Parameters
+        ----------
+        out : StatsTable, optional
+            An earlier reading of the same CPUs, to be overwritten instead of making a new one.
+
+        Returns
+        -------
+        StatsTable
+            In ns, shape ``(CPUs online, fields)``, dtype uint64; `out` where it is given.
+
+        Raises
+        ------
+        ValueError
+            `out` has other CPUs or fields; it is unchanged.
+
+        Notes
+        -----
+        ``virNodeGetCPUMap``, since libvirt 1.0.0, and ``virNodeGetCPUStats``, since libvirt 0.9.3,
+        for each CPU; 1 round trip and 1 for each CPU, and 1 more for the first reading.
+        """
+        return self.table(CPU, tuple(self.cpu_map()), out)
+
+    # ---- memory ----
+
+    def memory_stats(self, cell=lib.VIR_NODE_MEMORY_STATS_ALL_CELLS, flags=0, *,
+                     StatsArray out=None):
+        """Return how the memory of the host or of one NUMA cell is used.
+
+        Parameters
+        ----------
+        cell : int, default ALL_CELLS
+            The number of one NUMA cell, or `ALL_CELLS` for the host.
+        flags : int, default 0
+            libvirt defines none yet.
+        out : StatsArray, optional
+            An earlier reading of the same kind, to be overwritten instead of making a new one.
+
+        Returns
+        -------
+        StatsArray
+            In KiB, shape ``(fields,)``, dtype uint64; `out` where it is given. A cell has fewer
+            fields than the host.
+
+        Raises
+        ------
+        InvalidArgumentError
+            There is no such cell.
+        ValueError
+            `out` has other fields; it is unchanged.
+
+        Notes
+        -----
+        ``virNodeGetMemoryStats``, since libvirt 0.9.3; 1 round trip, 2 for the first reading of
+        the host and of a cell.
+        """
+        cdef int number = int_argument(cell, "cell")
+        return self.stats(source_of_cell(number), number, uint_argument(flags, "flags"), out)
+
+    def per_cell_memory_stats(self, *, StatsTable out=None):
+        """Return how the memory of each NUMA cell is used.
+
+        Parameters
+        ----------
+        out : StatsTable, optional
+            An earlier reading, to be overwritten instead of making a new one.
+
+        Returns
+        -------
+        StatsTable
+            In KiB, shape ``(cells, fields)``, dtype uint64; `out` where it is given.
+
+        Raises
+        ------
+        ValueError
+            `out` has other cells or fields; it is unchanged.
+
+        Notes
+        -----
+        ``virNodeGetMemoryStats``, since libvirt 0.9.3, for each cell; 1 round trip for each cell,
+        and 2 more for the first reading.
+        """
+        return self.table(CELL_MEMORY, tuple(range(self.cells())), out)
+
+    def free_memory(self):
+        """Return how much of the host's memory is free.
+
+        Returns
+        -------
+        int
+            In bytes.
+
+        Notes
+        -----
+        ``virNodeGetFreeMemory``, since libvirt 0.3.3; 1 round trip.
+        """
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef unsigned long long result
+        try:
+            with nogil:
+                result = lib.virNodeGetFreeMemory(handle)
+            # 0 is also an answer, of a host that has none left.
+            if result == 0 and lib.virGetLastErrorCode() != lib.VIR_ERR_OK:
+                raise last_error(handle, "virNodeGetFreeMemory")
+            return result
+        finally:
+            self.leave()
+
+    def cells_free_memory(self, start_cell=0, max_cells=None):
+        """Return how much memory of each NUMA cell is free.
+
+        Parameters
+        ----------
+        start_cell : int, default 0
+            The first cell.
+        max_cells : int, optional
+            At most so many cells; by default all that follow.
+
+        Returns
+        -------
+        CellsFreeMemory
+            In bytes, shape ``(cells,)``, dtype uint64.
+
+        Raises
+        ------
+        InvalidArgumentError
+            There is no such cell.
+
+        Notes
+        -----
+        ``virNodeGetCellsFreeMemory``, since libvirt 0.3.3; 1 round trip.
+        """
+        cdef int start = int_argument(start_cell, "start_cell")
+        cdef int most = MAX_CELLS if max_cells is None else int_argument(max_cells, "max_cells")
+        cdef unsigned long long values[MAX_CELLS]
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        most = min(most, <int>MAX_CELLS)
+        try:
+            with nogil:
+                result = lib.virNodeGetCellsFreeMemory(handle, values, start, most)
+            if result < 0:
+                raise last_error(handle, "virNodeGetCellsFreeMemory")
+            return new_cells_free_memory(start, result, values)
+        finally:
+            self.leave()
+
+    # ---- pages ----
+
+    def free_pages(self, page_sizes, start_cell=0, cell_count=None, flags=0):
+        """Return how many pages of each size are free in each NUMA cell.
+
+        Parameters
+        ----------
+        page_sizes : list of int
+            In KiB, such as ``[4, 2048, 1048576]``.
+        start_cell : int, default 0
+            The first cell.
+        cell_count : int, optional
+            At most so many cells; by default all that follow.
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Returns
+        -------
+        PageCounts
+            Shape ``(cells, len(page_sizes))``, dtype uint64.
+
+        Raises
+        ------
+        ValueError
+            A page size is 0, or more counts are asked for than libvirt's protocol carries.
+        InvalidArgumentError, LibvirtError
+            There is no such cell, or the host has no pages of such a size.
+
+        Notes
+        -----
+        ``virNodeGetFreePages``, since libvirt 1.2.6; 1 round trip, 2 for the first without a
+        `cell_count`.
+        """
+        cdef list sizes = items_argument(page_sizes, "page_sizes", "int")
+        cdef int start = int_argument(start_cell, "start_cell")
+        cdef unsigned int count = 0 if cell_count is None else uint_argument(
+            cell_count, "cell_count")
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef unsigned int c_sizes[MAX_CELLS]
+        cdef unsigned long long counts[MAX_CELLS]
+        cdef unsigned int size_count = min(len(sizes), <int>MAX_CELLS)
+        cdef unsigned int cell, i
+        cdef lib.virConnectPtr handle
+        cdef int result
+        for i in range(size_count):
+            c_sizes[i] = page_size_argument(sizes[i], f"page_sizes[{i}]")
+        if cell_count is None:
+            count = max(self.cells() - start, 1)
+        if len(sizes) * <unsigned long long>count > <unsigned long long>MAX_CELLS:
+            raise ValueError(f"page_sizes times cell_count must be at most {MAX_CELLS}, "
+                             f"not {len(sizes)} times {count}")
+        # Old drivers return 0 and fill the array all the same, so what they wrote tells.
+        for i in range(count * size_count):
+            counts[i] = ULLONG_MAX
+        handle = self.enter()
+        try:
+            with nogil:
+                result = lib.virNodeGetFreePages(
+                    handle, size_count, c_sizes, start, count, counts, c_flags)
+            if result < 0:
+                raise last_error(handle, "virNodeGetFreePages")
+        finally:
+            self.leave()
+        for cell in range(count):
+            if counts[(cell + 1) * size_count - 1] == ULLONG_MAX:
+                count = cell
+                break
+        return new_page_counts(tuple([c_sizes[i] for i in range(size_count)]), start, count,
+                               counts)
+
+    def alloc_pages(self, pages, start_cell=-1, cell_count=1, flags=0):
+        """Reserve huge pages, or with ``VIR_NODE_ALLOC_PAGES_SET`` set how many there are.
+
+        A kernel that finds no room for all of them keeps those it found.
+
+        Parameters
+        ----------
+        pages : mapping of int to int
+            How many pages of which size in KiB, such as ``{2048: 64}``.
+        start_cell : int, default -1
+            The first NUMA cell; -1 leaves the choice of cells to the kernel.
+        cell_count : int, default 1
+            In so many cells, each.
+        flags : AllocPagesFlags or int, default 0
+            ``VIR_NODE_ALLOC_PAGES_ADD`` or ``VIR_NODE_ALLOC_PAGES_SET``.
+
+        Returns
+        -------
+        int
+            In how many cells pages were reserved.
+
+        Raises
+        ------
+        ValueError
+            A page size is 0, or `pages` is empty.
+        AccessDeniedError
+            The connection is read-only.
+
+        Notes
+        -----
+        ``virNodeAllocPages``, since libvirt 1.2.9; 1 round trip.
+        """
+        cdef list wanted = pairs_argument(pages, "pages")
+        cdef int start = int_argument(start_cell, "start_cell")
+        cdef unsigned int cells = uint_argument(cell_count, "cell_count")
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef unsigned int sizes[MAX_CELLS]
+        cdef unsigned long long counts[MAX_CELLS]
+        cdef unsigned int size_count = len(wanted)
+        cdef unsigned int i
+        cdef lib.virConnectPtr handle
+        cdef int result
+        if len(wanted) > <int>MAX_CELLS:
+            raise ValueError(f"pages must have at most {MAX_CELLS} sizes, not {len(wanted)}")
+        for i in range(size_count):
+            size, count = wanted[i]
+            sizes[i] = page_size_argument(size, "pages")
+            counts[i] = ullong_argument(count, f"pages[{size}]")
+        handle = self.enter()
+        try:
+            with nogil:
+                result = lib.virNodeAllocPages(
+                    handle, size_count, sizes, counts, start, cells, c_flags)
+            if result < 0:
+                raise last_error(handle, "virNodeAllocPages")
+            return result
+        finally:
+            self.leave()
+
+    # ---- parameters ----
+
+    def memory_parameters(self, flags=0):
+        """Return the settings and counters of kernel samepage merging (KSM).
+
+        Parameters
+        ----------
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Returns
+        -------
+        TypedParameters
+            ``VIR_NODE_MEMORY_SHARED_...``; those that the host's kernel has.
+
+        Notes
+        -----
+        ``virNodeGetMemoryParameters``, since libvirt 0.10.2; 2 round trips.
+        """
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virTypedParameter parameters[MAX_PARAMETERS]
+        cdef int count = MAX_PARAMETERS
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            memset(parameters, 0, sizeof(parameters))
+            with nogil:
+                result = lib.virNodeGetMemoryParameters(handle, parameters, &count, c_flags)
+            if result < 0:
+                raise last_error(handle, "virNodeGetMemoryParameters")
+            try:
+                return new_typed_parameters(parameters, count)
+            finally:
+                lib.virTypedParamsClear(parameters, count)
+        finally:
+            self.leave()
+
+    def set_memory_parameters(self, parameters, flags=0):
+        """Change settings of kernel samepage merging (KSM).
+
+        Parameters
+        ----------
+        parameters : mapping of str to int
+            New values of ``VIR_NODE_MEMORY_SHARED_PAGES_TO_SCAN``,
+            ``VIR_NODE_MEMORY_SHARED_SLEEP_MILLISECS`` or
+            ``VIR_NODE_MEMORY_SHARED_MERGE_ACROSS_NODES``. What `memory_parameters` returned
+            restores the settings of that time; its counters are left out.
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Raises
+        ------
+        ValueError
+            A parameter is not known or can't be set, or there is none; nothing is set.
+        TypeError, OverflowError
+            A value does not fit its parameter's type; nothing is set.
+        AccessDeniedError
+            The connection is read-only.
+
+        Notes
+        -----
+        ``virNodeSetMemoryParameters``, since libvirt 0.10.2; 2 round trips.
+        """
+        cdef list wanted = memory_settings(parameters)
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virTypedParameterPtr c_parameters = NULL
+        cdef int count = 0
+        cdef int room = 0
+        cdef int result
+        cdef lib.virConnectPtr handle
+        try:
+            for name, type_name, value in wanted:
+                add_typed_parameter(&c_parameters, &count, &room, name, type_name, value,
+                                    "parameters")
+            handle = self.enter()
+            try:
+                with nogil:
+                    result = lib.virNodeSetMemoryParameters(handle, c_parameters, count, c_flags)
+                if result < 0:
+                    raise last_error(handle, "virNodeSetMemoryParameters")
+            finally:
+                self.leave()
+        finally:
+            lib.virTypedParamsFree(c_parameters, count)
+
+    def sev_info(self, flags=0):
+        """Return what the host offers for AMD's Secure Encrypted Virtualization (SEV).
+
+        Parameters
+        ----------
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Returns
+        -------
+        TypedParameters
+            ``VIR_NODE_SEV_...``; those that the host has.
+
+        Raises
+        ------
+        NotSupportedError
+            The host has no SEV.
+        AccessDeniedError
+            The connection is read-only.
+
+        Notes
+        -----
+        ``virNodeGetSEVInfo``, since libvirt 4.5.0; 1 round trip.
+        """
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virTypedParameterPtr parameters = NULL
+        cdef int count = 0
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            with nogil:
+                result = lib.virNodeGetSEVInfo(handle, &parameters, &count, c_flags)
+            if result < 0:
+                raise last_error(handle, "virNodeGetSEVInfo")
+            try:
+                return new_typed_parameters(parameters, count)
+            finally:
+                lib.virTypedParamsFree(parameters, count)
+        finally:
+            self.leave()
+
+    # ---- the rest ----
+
+    def security_model(self):
+        """Return the driver that confines the host's guests.
+
+        Returns
+        -------
+        SecurityModel
+
+        Notes
+        -----
+        ``virNodeGetSecurityModel``, since libvirt 0.6.1; 1 round trip.
+        """
+        cdef lib.virSecurityModel model
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            memset(&model, 0, sizeof(model))
+            with nogil:
+                result = lib.virNodeGetSecurityModel(handle, &model)
+            if result < 0:
+                raise last_error(handle, "virNodeGetSecurityModel")
+            return new_security_model(&model)
+        finally:
+            self.leave()
+
+    def suspend_for_duration(self, target, duration, flags=0):
+        """Suspend the whole host and wake it up after a time.
+
+        Parameters
+        ----------
+        target : NodeSuspendTarget or int
+            To memory, to disk, or both.
+        duration : int
+            In seconds; libvirt wants at least 60.
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Raises
+        ------
+        AccessDeniedError
+            The connection is read-only.
+        NotSupportedError
+            The host can't do it.
+
+        Notes
+        -----
+        ``virNodeSuspendForDuration``, since libvirt 0.9.8; 1 round trip.
+        """
+        cdef unsigned int c_target = uint_argument(target, "target")
+        cdef unsigned long long c_duration = ullong_argument(duration, "duration")
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            with nogil:
+                result = lib.virNodeSuspendForDuration(handle, c_target, c_duration, c_flags)
+            if result < 0:
+                raise last_error(handle, "virNodeSuspendForDuration")
+        finally:
+            self.leave()
+
+    # ---- statistics and cells, learned once ----
+
+    cdef FieldLayout learned(self, Source source, const lib.virNodeCPUStats *reading, int count):
+        cdef FieldLayout layout = self.layouts[source]
+        if layout is None or not layout.matches(reading, count):
+            layout = new_layout(reading, count, UNITS[source])
+            self.layouts[source] = layout
+        return layout
+
+    cdef int known_count(self, Source source) except -1:
+        cdef FieldLayout layout = self.layouts[source]
+        return 0 if layout is None else <int>layout.count
+
+    cdef StatsArray stats(self, Source source, int number, unsigned int flags, StatsArray out):
+        cdef lib.virNodeCPUStats reading[MAX_FIELDS]
+        cdef unsigned long long values[MAX_FIELDS]
+        cdef FieldLayout layout
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int i, count, result
+        try:
+            count = self.known_count(source)
+            with nogil:
+                result = read_stats(handle, source, number, reading, &count, flags)
+            if result < 0:
+                raise last_error(handle, FUNCTIONS[source])
+            layout = self.learned(source, reading, count)
+        finally:
+            self.leave()
+        for i in range(count):
+            values[i] = reading[i].value
+        if out is None:
+            return new_stats_array(layout, values)
+        return refill_stats_array(out, layout, values)
+
+    cdef StatsTable table(self, Source source, tuple index, StatsTable out):
+        cdef lib.virNodeCPUStats reading[MAX_FIELDS]
+        cdef Py_ssize_t rows = len(index)
+        cdef int *numbers = <int *>PyMem_Malloc((rows + 1) * sizeof(int))
+        cdef unsigned long long *values = <unsigned long long *>PyMem_Malloc(
+            (rows + 1) * MAX_FIELDS * sizeof(unsigned long long))
+        cdef FieldLayout layout
+        cdef lib.virConnectPtr handle
+        cdef Py_ssize_t row
+        cdef int count, result
+        try:
+            if numbers is NULL or values is NULL:
+                raise MemoryError
+            for row in range(rows):
+                numbers[row] = index[row]
+            handle = self.enter()
+            try:
+                count = self.known_count(source)
+                with nogil:
+                    result = read_rows(handle, source, numbers, rows, reading, &count, values)
+                if result < 0:
+                    raise last_error(handle, FUNCTIONS[source])
+                layout = self.learned(source, reading, count)
+            finally:
+                self.leave()
+            if out is None:
+                return new_stats_table(layout, index, values)
+            return refill_stats_table(out, layout, index, values)
+        finally:
+            PyMem_Free(numbers)
+            PyMem_Free(values)
+
+    cdef int cells(self) except -1:
+        # How many NUMA cells there are, asked once. Drivers that don't tell the free memory of
+        # their cells have as many as the node information says.
+        cdef unsigned long long values[MAX_CELLS]
+        cdef lib.virNodeInfo info
+        cdef lib.virConnectPtr handle
+        cdef int result
+        if self.cell_count == 0:
+            handle = self.enter()
+            try:
+                with nogil:
+                    result = lib.virNodeGetCellsFreeMemory(handle, values, 0, MAX_CELLS)
+                    if result < 0:
+                        result = lib.virNodeGetInfo(handle, &info)
+                        if result == 0:
+                            result = <int>info.nodes
+                if result < 0:
+                    raise last_error(handle, "virNodeGetInfo")
+                self.cell_count = result
+            finally:
+                self.leave()
+        return self.cell_count
+
+
+# ---- the oldest libvirt that this module works with ---------------------------------------------
+
+OLDEST_LIBVIRT = new_version(7_000_000)
+
+if lib_version() < OLDEST_LIBVIRT:
+    raise NotSupportedError(
+        f"pyvirhost needs libvirt {OLDEST_LIBVIRT} or newer, this is {lib_version()}")

@@ -1,0 +1,180 @@
+"""libvirt's errors as Python exceptions.
+
+The only place that makes them, and the only place that silences libvirt's own printing.
+"""
+
+cimport libvirt as lib
+from libc.stdlib cimport free
+
+
+class LibvirtError(Exception):
+    """Tell what libvirt could not do; the subclasses say it in Python's terms.
+
+    Attributes
+    ----------
+    code : ErrorCode or int
+        What went wrong, ``VIR_ERR_...``.
+    domain : ErrorDomain or int
+        The part of libvirt that noticed, ``VIR_FROM_...``.
+    level : ErrorLevel or int
+        How grave it is.
+    message : str
+        libvirt's own message.
+    str1, str2, str3 : str or None
+        Further details, as libvirt left them.
+    int1, int2 : int
+        Further numbers, often ``errno`` in ``int1``.
+    function : str or None
+        The C function that failed.
+    """
+
+    __module__ = "pyvirhost"
+
+    def __init__(self, message, *, code=0, domain=0, level=0, str1=None, str2=None, str3=None,
+                 int1=0, int2=0, function=None, summary=None):
+        super().__init__(message if summary is None else summary)
+        self.message = message
+        self.code = code
+        self.domain = domain
+        self.level = level
+        self.str1 = str1
+        self.str2 = str2
+        self.str3 = str3
+        self.int1 = int1
+        self.int2 = int2
+        self.function = function
+
+
+class NotSupportedError(LibvirtError, NotImplementedError):
+    """The driver has no such call or knows no such option, or this libvirt is too old."""
+
+    __module__ = "pyvirhost"
+
+
+class InvalidArgumentError(LibvirtError, ValueError):
+    """libvirt refused an argument: a cell or CPU out of range, an unknown flag, a senseless URI."""
+
+    __module__ = "pyvirhost"
+
+
+class AccessDeniedError(LibvirtError, PermissionError):
+    """The connection is read-only, or an access rule forbids the call."""
+
+    __module__ = "pyvirhost"
+
+
+class AuthenticationError(LibvirtError, PermissionError):
+    """Authentication failed, was cancelled, or is not to be had."""
+
+    __module__ = "pyvirhost"
+
+
+class ConnectionLostError(LibvirtError, ConnectionError):
+    """The connection died; every further call on it fails. Open it again."""
+
+    __module__ = "pyvirhost"
+
+
+class OperationTimeoutError(LibvirtError, TimeoutError):
+    """libvirt gave up waiting."""
+
+    __module__ = "pyvirhost"
+
+
+class CPUIncompatibleError(LibvirtError):
+    """The host can't run the CPU, and the flags asked for an error in that case."""
+
+    __module__ = "pyvirhost"
+
+
+class ConnectionClosedError(LibvirtError, ValueError):
+    """This program has closed the connection, or is the forked child of the one that opened it."""
+
+    __module__ = "pyvirhost"
+
+
+cdef dict CLASSES = {
+    lib.VIR_ERR_NO_SUPPORT: NotSupportedError,
+    lib.VIR_ERR_ARGUMENT_UNSUPPORTED: NotSupportedError,
+    lib.VIR_ERR_OPERATION_UNSUPPORTED: NotSupportedError,
+    lib.VIR_ERR_NO_CONNECT: InvalidArgumentError,  # no driver for such a URI
+    lib.VIR_ERR_INVALID_ARG: InvalidArgumentError,
+    lib.VIR_ERR_OPERATION_DENIED: AccessDeniedError,
+    lib.VIR_ERR_ACCESS_DENIED: AccessDeniedError,
+    lib.VIR_ERR_AUTH_FAILED: AuthenticationError,
+    lib.VIR_ERR_AUTH_CANCELLED: AuthenticationError,
+    lib.VIR_ERR_AUTH_UNAVAILABLE: AuthenticationError,
+    lib.VIR_ERR_OPERATION_TIMEOUT: OperationTimeoutError,
+    lib.VIR_ERR_CPU_INCOMPATIBLE: CPUIncompatibleError,
+}
+
+
+cdef object last_error(lib.virConnectPtr connection, str function):
+    cdef lib.virErrorPtr record
+    cdef int alive = -1
+    cdef char *uri = NULL
+    # Detached before anything else: any Python object made here can start a finaliser that closes
+    # another connection, and that call would wipe this thread's error.
+    with nogil:
+        record = lib.virSaveLastError()
+        if connection is not NULL:
+            alive = lib.virConnectIsAlive(connection)
+            if alive == 0:
+                uri = lib.virConnectGetURI(connection)
+    try:
+        return make_error(record, alive == 0, text(uri), function)
+    finally:
+        lib.virFreeError(record)
+        free(uri)
+
+
+cdef object make_error(lib.virErrorPtr record, bint lost, str uri, str function):
+    from pyvirhost.constants import ErrorCode, ErrorDomain, ErrorLevel
+
+    if record is NULL or record.code == lib.VIR_ERR_OK:
+        return LibvirtError(f"{function} failed and libvirt does not say why",
+                            code=ErrorCode.VIR_ERR_INTERNAL_ERROR, function=function)
+    message = text(record.message) or f"{function} failed without a message"
+    error_class = CLASSES.get(record.code, LibvirtError)
+    if record.domain == lib.VIR_FROM_URI:
+        error_class = InvalidArgumentError
+    summary = None
+    if lost:
+        error_class = ConnectionLostError
+        summary = f"the connection to {uri or 'libvirt'} is lost, open it again: {message}"
+    return error_class(
+        message, code=member(ErrorCode, record.code), domain=member(ErrorDomain, record.domain),
+        level=member(ErrorLevel, record.level), str1=text(record.str1), str2=text(record.str2),
+        str3=text(record.str3), int1=record.int1, int2=record.int2, function=function,
+        summary=summary,
+    )
+
+
+cdef object closed_error(str reason):
+    from pyvirhost.constants import ErrorCode
+
+    return ConnectionClosedError(reason, code=ErrorCode.VIR_ERR_INVALID_CONN)
+
+
+cdef str text(const char *value):
+    # Messages quote file names and servers, so they need not be UTF-8.
+    return None if value is NULL else value.decode("utf-8", "replace")
+
+
+cdef object member(object enum, int value):
+    # A newer libvirt may report numbers that no enum here has.
+    try:
+        return enum(value)
+    except ValueError:
+        return value
+
+
+cdef void ignore(void *data, lib.virErrorPtr error) noexcept nogil:
+    pass
+
+
+# libvirt prints every error to stderr unless the process has a handler. The handler is one for the
+# whole process, libvirt has no way to ask for the present one, and a failed open, which has no
+# connection yet, can be silenced in no other way. A program that wants its own calls
+# virSetErrorFunc after this module is loaded.
+lib.virSetErrorFunc(NULL, ignore)

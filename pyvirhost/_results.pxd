@@ -1,0 +1,85 @@
+cimport libvirt as lib
+
+
+cdef enum:
+    # The most fields of one reading; libvirt's protocol lets a server send 16.
+    MAX_FIELDS = 64
+
+
+cdef class FieldLayout:
+    cdef tuple names
+    cdef str unit
+    cdef dict positions
+    cdef const char *c_names[MAX_FIELDS]
+    cdef Py_ssize_t count
+
+    cdef bint matches(self, const lib.virNodeCPUStats *reading, Py_ssize_t count) noexcept
+
+
+cdef class ReadOnlyMapping:
+    pass
+
+
+cdef class NodeInfo:
+    cdef lib.virNodeInfo info
+
+
+cdef class StatsArray(ReadOnlyMapping):
+    cdef FieldLayout layout
+    cdef unsigned long long *values
+
+
+cdef class StatsTable(ReadOnlyMapping):
+    cdef FieldLayout layout
+    cdef readonly tuple index
+    cdef unsigned long long *values
+    cdef Py_ssize_t shape[2]
+    cdef Py_ssize_t strides[2]
+
+
+cdef class CPUMap:
+    cdef unsigned char *bits
+    cdef Py_ssize_t size
+    cdef int cpus
+    cdef readonly unsigned int online
+
+    cdef bint is_online(self, int cpu) noexcept
+
+
+cdef class CellsFreeMemory:
+    cdef readonly int start_cell
+    cdef unsigned long long *values
+    cdef Py_ssize_t cells
+
+
+cdef class PageCounts:
+    cdef readonly tuple page_sizes
+    cdef readonly int start_cell
+    cdef unsigned long long *values
+    cdef Py_ssize_t shape[2]
+    cdef Py_ssize_t strides[2]
+
+
+cdef class TypedParameters(ReadOnlyMapping):
+    cdef dict contents
+    cdef dict c_types
+
+
+cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count, str unit)
+cdef NodeInfo new_node_info(const lib.virNodeInfo *info)
+cdef StatsArray new_stats_array(FieldLayout layout, const unsigned long long *values)
+cdef StatsArray refill_stats_array(StatsArray out, FieldLayout layout,
+                                   const unsigned long long *values)
+cdef StatsTable new_stats_table(FieldLayout layout, tuple index, const unsigned long long *values)
+cdef StatsTable refill_stats_table(StatsTable out, FieldLayout layout, tuple index,
+                                   const unsigned long long *values)
+cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online)
+cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
+                                           const unsigned long long *values)
+cdef PageCounts new_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cells,
+                                const unsigned long long *values)
+cdef TypedParameters new_typed_parameters(const lib.virTypedParameter *parameters, int count)
+cdef int add_typed_parameter(lib.virTypedParameterPtr *parameters, int *count, int *room,
+                             str name, str type_name, object value, str argument) except -1
+cdef object new_version(unsigned long number)
+cdef object new_security_model(const lib.virSecurityModel *model)

@@ -1,0 +1,1027 @@
+"""libvirt's structs as immutable Python objects that own what they hold.
+
+Every type here is a copy that needs no connection, pickles, compares and, where it holds an array,
+speaks the buffer protocol.
+"""
+
+cimport cython
+cimport libvirt as lib
+from cpython.buffer cimport (PyBUF_F_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES,
+                             PyBUF_WRITABLE)
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.limits cimport LLONG_MAX, LLONG_MIN
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, strncmp
+
+from pyvirhost._arguments cimport (int_argument, integer_argument, text_argument, uint_argument,
+                                   ullong_argument)
+from pyvirhost._errors cimport last_error
+
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *text, size_t most)
+
+
+# ---- what the types share -----------------------------------------------------------------------
+
+cdef Py_ssize_t UINT64_SIZE = sizeof(unsigned long long)
+cdef Py_ssize_t BYTE_SIZE = 1
+
+
+cdef str bounded_text(const char *field, size_t size):
+    # libvirt's fixed char fields need not end in a NUL.
+    return field[:strnlen(field, size)].decode("utf-8", "replace")
+
+
+cdef unsigned long long *new_values(Py_ssize_t count) except NULL:
+    cdef unsigned long long *values = <unsigned long long *>PyMem_Malloc(
+        max(count, 1) * UINT64_SIZE)
+    if values is NULL:
+        raise MemoryError
+    return values
+
+
+cdef unsigned long long *copied_values(const unsigned long long *values,
+                                       Py_ssize_t count) except NULL:
+    cdef unsigned long long *copy = new_values(count)
+    memcpy(copy, values, count * UINT64_SIZE)
+    return copy
+
+
+cdef unsigned long long *pickled_values(tuple numbers) except NULL:
+    cdef unsigned long long *values = new_values(len(numbers))
+    cdef Py_ssize_t i
+    try:
+        for i in range(len(numbers)):
+            values[i] = numbers[i]
+    except BaseException:
+        PyMem_Free(values)
+        raise
+    return values
+
+
+cdef tuple python_numbers(const unsigned long long *values, Py_ssize_t count):
+    return tuple([values[i] for i in range(count)])
+
+
+cdef int export_buffer(object owner, Py_buffer *view, int flags, const void *data,
+                       const char *format, Py_ssize_t itemsize, int ndim,
+                       Py_ssize_t *shape, Py_ssize_t *strides) except -1:
+    # Fill a consumer's view of a C-contiguous array with what its flags ask for.
+    cdef Py_ssize_t length = itemsize
+    cdef bint fortran = ndim == 1
+    cdef int i
+    for i in range(ndim):
+        length *= shape[i]
+        fortran |= shape[i] <= 1
+    if flags & PyBUF_WRITABLE:
+        raise BufferError(f"{type(owner).__name__} is read-only")
+    if not fortran and (flags & PyBUF_F_CONTIGUOUS) == PyBUF_F_CONTIGUOUS:
+        raise BufferError(f"{type(owner).__name__} is C-contiguous, not Fortran-contiguous")
+    view.obj = owner
+    view.buf = <void *>data
+    view.len = length
+    view.itemsize = itemsize
+    view.readonly = 1
+    view.ndim = ndim if flags & PyBUF_ND else 1
+    view.format = <char *>format if flags & PyBUF_FORMAT else NULL
+    view.shape = shape if flags & PyBUF_ND else NULL
+    view.strides = strides if (flags & PyBUF_STRIDES) == PyBUF_STRIDES else NULL
+    view.suboffsets = NULL
+    view.internal = NULL
+    return 0
+
+
+cdef object made_elsewhere(object self, str maker):
+    return TypeError(f"{type(self).__name__} can't be made by hand, {maker} returns it")
+
+
+@cython.no_gc
+cdef class FieldLayout:
+    # The field names of one kind of reading, shared by all readings of that kind.
+
+    def __cinit__(self):
+        self.names = ()
+        self.positions = {}
+        self.unit = ""
+        self.count = 0
+
+    cdef bint matches(self, const lib.virNodeCPUStats *reading, Py_ssize_t count) noexcept:
+        cdef Py_ssize_t i
+        if count != self.count:
+            return False
+        for i in range(count):
+            if strncmp(self.c_names[i], reading[i].field, sizeof(reading[i].field)) != 0:
+                return False
+        return True
+
+
+cdef FieldLayout layout_of(tuple names, str unit):
+    cdef FieldLayout layout = FieldLayout.__new__(FieldLayout)
+    cdef Py_ssize_t i
+    cdef Py_ssize_t size = 0
+    if len(names) > MAX_FIELDS:
+        raise ValueError(f"a reading has at most {MAX_FIELDS} fields, not {len(names)}")
+    for i in range(len(names)):
+        # Points into the str, which the tuple keeps alive.
+        layout.c_names[i] = PyUnicode_AsUTF8AndSize(names[i], &size)
+        layout.positions[names[i]] = i
+    layout.names = names
+    layout.unit = unit
+    layout.count = len(names)
+    return layout
+
+
+cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count, str unit):
+    return layout_of(
+        tuple([bounded_text(reading[i].field, sizeof(reading[i].field)) for i in range(count)]),
+        unit)
+
+
+cdef FieldLayout NO_FIELDS = layout_of((), "")
+
+
+cdef class ReadOnlyMapping:
+    """The methods of a mapping, over a subclass's keys and values."""
+
+    def __contains__(self, key):
+        try:
+            self[key]
+        except KeyError:
+            return False
+        return True
+
+    def get(self, key, default=None):
+        """Return the value of `key`, or `default` where there is none."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def keys(self):
+        """Return a view of the keys."""
+        return KeysView(self)
+
+    def values(self):
+        """Return a view of the values."""
+        return ValuesView(self)
+
+    def items(self):
+        """Return a view of the pairs of key and value."""
+        return ItemsView(self)
+
+    def to_dict(self):
+        """Return the same as a new dict."""
+        return dict(self.items())
+
+
+Mapping.register(ReadOnlyMapping)
+
+
+# ---- node information ---------------------------------------------------------------------------
+
+@cython.final
+@cython.no_gc
+cdef class NodeInfo:
+    """The host's processors and memory, as ``virNodeInfo`` has them.
+
+    `Connection.node_info` returns it.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.node_info()")
+
+    def __repr__(self):
+        fields = ", ".join([f"{name}={value!r}" for name, value in self.to_dict().items()])
+        return f"NodeInfo({fields})"
+
+    def __eq__(self, other):
+        if not isinstance(other, NodeInfo):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    def __hash__(self):
+        return hash(tuple(self.to_dict().values()))
+
+    def __reduce__(self):
+        return _restore_node_info, tuple(self.to_dict().values())
+
+    def to_dict(self):
+        """Return the fields as a dict, by their C names and in their C order."""
+        return {
+            "model": self.model, "memory": self.memory, "cpus": self.cpus, "mhz": self.mhz,
+            "nodes": self.nodes, "sockets": self.sockets, "cores": self.cores,
+            "threads": self.threads,
+        }
+
+    @property
+    def model(self):
+        """The CPU's model or architecture, such as ``x86_64``: str."""
+        return bounded_text(self.info.model, sizeof(self.info.model))
+
+    @property
+    def memory(self):
+        """The host's memory in KiB: int."""
+        return self.info.memory
+
+    @property
+    def cpus(self):
+        """How many CPUs are online: int."""
+        return self.info.cpus
+
+    @property
+    def mhz(self):
+        """The expected frequency of a CPU in MHz, 0 where it is not known: int."""
+        return self.info.mhz
+
+    @property
+    def nodes(self):
+        """How many NUMA cells there are, 1 on a host without or with an unusual layout: int."""
+        return self.info.nodes
+
+    @property
+    def sockets(self):
+        """How many CPU sockets a NUMA cell has: int."""
+        return self.info.sockets
+
+    @property
+    def cores(self):
+        """How many cores a socket has: int."""
+        return self.info.cores
+
+    @property
+    def threads(self):
+        """How many threads a core has: int."""
+        return self.info.threads
+
+    @property
+    def max_cpus(self):
+        """How many CPUs the layout has room for, online or not: int (``VIR_NODEINFO_MAXCPUS``)."""
+        return self.nodes * self.sockets * self.cores * self.threads
+
+
+cdef NodeInfo new_node_info(const lib.virNodeInfo *info):
+    cdef NodeInfo result = NodeInfo.__new__(NodeInfo)
+    result.info = info[0]
+    return result
+
+
+def _restore_node_info(str model, memory, cpus, mhz, nodes, sockets, cores, threads):
+    cdef NodeInfo result = NodeInfo.__new__(NodeInfo)
+    encoded = model.encode()[:sizeof(result.info.model)]
+    memcpy(result.info.model, <const char *>encoded, len(encoded))
+    result.info.memory = memory
+    result.info.cpus = cpus
+    result.info.mhz = mhz
+    result.info.nodes = nodes
+    result.info.sockets = sockets
+    result.info.cores = cores
+    result.info.threads = threads
+    return result
+
+
+# ---- statistics ---------------------------------------------------------------------------------
+
+@cython.final
+@cython.no_gc
+cdef class StatsArray(ReadOnlyMapping):
+    """One reading of a host's counters: a mapping of field to int, and a buffer.
+
+    `Connection.cpu_stats` and `Connection.memory_stats` return it. The fields are those the server
+    reports, in its order. As a buffer: read-only, shape ``(fields,)``, dtype uint64.
+
+    A reading that is passed as ``out=`` again changes in place, also under its buffers; it is
+    therefore not hashable.
+    """
+
+    def __cinit__(self):
+        self.layout = NO_FIELDS
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.cpu_stats() or memory_stats()")
+
+    def __dealloc__(self):
+        PyMem_Free(self.values)
+
+    def __len__(self):
+        return self.layout.count
+
+    def __iter__(self):
+        return iter(self.layout.names)
+
+    def __getitem__(self, field):
+        return self.values[<Py_ssize_t>self.layout.positions[field]]
+
+    def __getattr__(self, name):
+        # A field that a newer server reports and no property here names.
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no field or attribute {name!r}; the "
+                                 f"server reports {', '.join(self.layout.names)}") from None
+
+    def __eq__(self, other):
+        if isinstance(other, StatsArray):
+            return (self.fields, self.unit) == (other.fields, other.unit) and same_values(
+                self.values, (<StatsArray>other).values, self.layout.count)
+        if isinstance(other, dict):
+            return self.to_dict() == other
+        return NotImplemented
+
+    def __repr__(self):
+        fields = ", ".join([f"{name}={value}" for name, value in self.items()])
+        return f"<StatsArray in {self.unit}: {fields}>"
+
+    def __reduce__(self):
+        return _restore_stats_array, (
+            self.fields, self.unit, python_numbers(self.values, self.layout.count))
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 1,
+                      &self.layout.count, &UINT64_SIZE)
+
+    @property
+    def fields(self):
+        """The names of the fields, in the server's order: tuple of str."""
+        return self.layout.names
+
+    @property
+    def unit(self):
+        """The unit of the values, ``"ns"`` or ``"KiB"`` (`utilization` is in percent): str."""
+        return self.layout.unit
+
+    @property
+    def kernel(self):
+        """Time in the kernel since boot, in ns: int, or None where it is not reported."""
+        return self.get("kernel")
+
+    @property
+    def user(self):
+        """Time in user space since boot, in ns: int, or None where it is not reported."""
+        return self.get("user")
+
+    @property
+    def idle(self):
+        """Idle time since boot, in ns: int, or None where it is not reported."""
+        return self.get("idle")
+
+    @property
+    def iowait(self):
+        """Time waiting for I/O since boot, in ns: int, or None where it is not reported."""
+        return self.get("iowait")
+
+    @property
+    def intr(self):
+        """Time in interrupts since boot, in ns: int, or None where it is not reported."""
+        return self.get("intr")
+
+    @property
+    def guest(self):
+        """Time running guests since boot, in ns: int, or None where it is not reported."""
+        return self.get("guest")
+
+    @property
+    def utilization(self):
+        """Share of time in use, in percent: int, or None where it is not reported."""
+        return self.get("utilization")
+
+    @property
+    def total(self):
+        """All memory, in KiB: int, or None where it is not reported."""
+        return self.get("total")
+
+    @property
+    def free(self):
+        """Memory not in use, in KiB: int, or None where it is not reported."""
+        return self.get("free")
+
+    @property
+    def buffers(self):
+        """Memory in kernel buffers, in KiB: int, or None where it is not reported."""
+        return self.get("buffers")
+
+    @property
+    def cached(self):
+        """Memory in the page cache, in KiB: int, or None where it is not reported."""
+        return self.get("cached")
+
+    @property
+    def available(self):
+        """Memory that programs could have without swapping, in KiB: int, or None as above."""
+        return self.get("available")
+
+
+cdef bint same_values(const unsigned long long *one, const unsigned long long *other,
+                      Py_ssize_t count) noexcept:
+    return count == 0 or memcmp(one, other, count * UINT64_SIZE) == 0
+
+
+cdef StatsArray new_stats_array(FieldLayout layout, const unsigned long long *values):
+    cdef StatsArray result = StatsArray.__new__(StatsArray)
+    result.values = copied_values(values, layout.count)
+    result.layout = layout
+    return result
+
+
+cdef StatsArray refill_stats_array(StatsArray out, FieldLayout layout,
+                                   const unsigned long long *values):
+    check_same_fields(out.layout, layout)
+    memcpy(out.values, values, layout.count * UINT64_SIZE)
+    return out
+
+
+cdef int check_same_fields(FieldLayout out, FieldLayout layout) except -1:
+    if out is not layout and (out.names, out.unit) != (layout.names, layout.unit):
+        raise ValueError(f"out has the fields {out.names} in {out.unit}, the reading has "
+                         f"{layout.names} in {layout.unit}")
+    return 0
+
+
+def _restore_stats_array(tuple fields, str unit, tuple values):
+    cdef StatsArray result = StatsArray.__new__(StatsArray)
+    cdef FieldLayout layout = layout_of(fields, unit)
+    if len(values) != layout.count:
+        raise ValueError(f"{len(values)} values for {layout.count} fields")
+    result.values = pickled_values(values)
+    result.layout = layout
+    return result
+
+
+@cython.final
+@cython.no_gc
+cdef class StatsTable(ReadOnlyMapping):
+    """One reading per CPU or per NUMA cell: a mapping of its number to a `StatsArray`.
+
+    `Connection.per_cpu_stats` and `Connection.per_cell_memory_stats` return it. As a buffer:
+    read-only, C-contiguous, shape ``(len(index), len(fields))``, dtype uint64. Changes in place,
+    and only then, when it is passed as ``out=``.
+
+    Attributes
+    ----------
+    index : tuple of int
+        The CPU or cell of each row.
+    """
+
+    def __cinit__(self):
+        self.layout = NO_FIELDS
+        self.index = ()
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.per_cpu_stats() or per_cell_memory_stats()")
+
+    def __dealloc__(self):
+        PyMem_Free(self.values)
+
+    def __len__(self):
+        return len(self.index)
+
+    def __iter__(self):
+        return iter(self.index)
+
+    def __getitem__(self, number):
+        try:
+            row = self.index.index(number)
+        except ValueError:
+            raise KeyError(number) from None
+        return new_stats_array(self.layout, self.values + <Py_ssize_t>row * self.layout.count)
+
+    def __eq__(self, other):
+        if isinstance(other, StatsTable):
+            return (self.index, self.fields, self.unit) == (
+                other.index, other.fields, other.unit) and same_values(
+                self.values, (<StatsTable>other).values, self.shape[0] * self.shape[1])
+        if isinstance(other, dict):
+            return self.to_dict() == other
+        return NotImplemented
+
+    def __repr__(self):
+        rows = "".join([f"\n  {number}: {dict(row)}" for number, row in self.items()])
+        return f"<StatsTable in {self.unit}:{rows}>"
+
+    def __reduce__(self):
+        return _restore_stats_table, (
+            self.index, self.fields, self.unit,
+            python_numbers(self.values, self.shape[0] * self.shape[1]))
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 2,
+                      self.shape, self.strides)
+
+    @property
+    def fields(self):
+        """The names of the columns, in the server's order: tuple of str."""
+        return self.layout.names
+
+    @property
+    def unit(self):
+        """The unit of the values, ``"ns"`` or ``"KiB"``: str."""
+        return self.layout.unit
+
+    def to_dict(self):
+        """Return the rows as a dict of number to dict."""
+        return {number: row.to_dict() for number, row in self.items()}
+
+
+cdef StatsTable shaped_table(FieldLayout layout, tuple index):
+    cdef StatsTable result = StatsTable.__new__(StatsTable)
+    result.layout = layout
+    result.index = index
+    result.shape[:] = [len(index), layout.count]
+    result.strides[:] = [layout.count * UINT64_SIZE, UINT64_SIZE]
+    return result
+
+
+cdef StatsTable new_stats_table(FieldLayout layout, tuple index, const unsigned long long *values):
+    cdef StatsTable result = shaped_table(layout, index)
+    result.values = copied_values(values, len(index) * layout.count)
+    return result
+
+
+cdef StatsTable refill_stats_table(StatsTable out, FieldLayout layout, tuple index,
+                                   const unsigned long long *values):
+    check_same_fields(out.layout, layout)
+    if out.index != index:
+        raise ValueError(f"out has the rows {out.index}, the reading has {index}")
+    memcpy(out.values, values, len(index) * layout.count * UINT64_SIZE)
+    return out
+
+
+def _restore_stats_table(tuple index, tuple fields, str unit, tuple values):
+    cdef StatsTable result = shaped_table(layout_of(fields, unit), index)
+    if len(values) != len(index) * len(fields):
+        raise ValueError(f"{len(values)} values for {len(index)} rows of {len(fields)} fields")
+    result.values = pickled_values(values)
+    return result
+
+
+# ---- CPU map ------------------------------------------------------------------------------------
+
+@cython.final
+@cython.no_gc
+cdef class CPUMap:
+    """Which of the host's CPUs are online: libvirt's own bitmap.
+
+    `Connection.cpu_map` returns it. ``len()`` is how many CPUs are present, ``cpumap[i]`` says
+    whether CPU `i` is online, ``i in cpumap`` too (and is False past the end), iteration gives the
+    numbers of the CPUs online. As a buffer: read-only, shape ``((len + 7) // 8,)``, dtype uint8,
+    CPU `i` being bit ``i % 8`` of byte ``i // 8``.
+
+    Attributes
+    ----------
+    online : int
+        How many CPUs are online.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.cpu_map()")
+
+    def __dealloc__(self):
+        free(self.bits)
+
+    def __len__(self):
+        return self.cpus
+
+    def __getitem__(self, cpu):
+        cdef Py_ssize_t number = cpu
+        if not 0 <= number < self.cpus:
+            raise IndexError(f"CPU {number} is not present, there are {self.cpus}")
+        return self.is_online(number)
+
+    def __contains__(self, cpu):
+        return isinstance(cpu, int) and 0 <= cpu < self.cpus and self.is_online(cpu)
+
+    def __iter__(self):
+        cdef int cpu
+        for cpu in range(self.cpus):
+            if self.is_online(cpu):
+                yield cpu
+
+    def __eq__(self, other):
+        if not isinstance(other, CPUMap):
+            return NotImplemented
+        return len(self) == len(other) and bytes(self) == bytes(other)
+
+    def __hash__(self):
+        return hash((self.cpus, bytes(self)))
+
+    def __bytes__(self):
+        return self.bits[:self.size] if self.size else b""
+
+    def __repr__(self):
+        return f"<CPUMap: {self.online} of {self.cpus} CPUs online: {list(self)}>"
+
+    def __reduce__(self):
+        return _restore_cpu_map, (bytes(self), self.cpus, self.online)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        export_buffer(self, view, flags, self.bits, "B", BYTE_SIZE, 1, &self.size, &BYTE_SIZE)
+
+    cdef bint is_online(self, int cpu) noexcept:
+        return lib.VIR_CPU_USED(self.bits, cpu) != 0
+
+    def to_dict(self):
+        """Return a dict of CPU number to bool, for every CPU present."""
+        return {cpu: self[cpu] for cpu in range(self.cpus)}
+
+
+cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online):
+    # Takes over the bitmap, which libvirt allocated with malloc.
+    cdef CPUMap result
+    try:
+        result = CPUMap.__new__(CPUMap)
+    except BaseException:
+        free(bits)
+        raise
+    result.bits = bits
+    result.cpus = cpus
+    result.size = lib.VIR_CPU_MAPLEN(cpus)
+    result.online = online
+    return result
+
+
+def _restore_cpu_map(bytes bits, int cpus, unsigned int online):
+    cdef unsigned char *copy
+    if cpus < 0 or len(bits) != lib.VIR_CPU_MAPLEN(cpus):
+        raise ValueError(f"{len(bits)} bytes for {cpus} CPUs")
+    copy = <unsigned char *>malloc(max(len(bits), 1))
+    if copy is NULL:
+        raise MemoryError
+    memcpy(copy, <const unsigned char *>bits, len(bits))
+    return new_cpu_map(copy, cpus, online)
+
+
+# ---- memory of NUMA cells and pages -------------------------------------------------------------
+
+@cython.final
+@cython.no_gc
+cdef class CellsFreeMemory:
+    """The free memory of each NUMA cell in bytes: a sequence of int, and a buffer.
+
+    `Connection.cells_free_memory` returns it. As a buffer: read-only, shape ``(cells,)``, dtype
+    uint64.
+
+    Attributes
+    ----------
+    start_cell : int
+        The cell of the first item.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.cells_free_memory()")
+
+    def __dealloc__(self):
+        PyMem_Free(self.values)
+
+    def __len__(self):
+        return self.cells
+
+    def __getitem__(self, item):
+        return python_numbers(self.values, self.cells)[item]
+
+    def __iter__(self):
+        return iter(python_numbers(self.values, self.cells))
+
+    def __eq__(self, other):
+        if not isinstance(other, CellsFreeMemory):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    def __hash__(self):
+        return hash((self.start_cell, tuple(self)))
+
+    def __repr__(self):
+        cells = ", ".join([f"{cell}: {size}" for cell, size in self.to_dict().items()])
+        return f"<CellsFreeMemory in bytes: {cells}>"
+
+    def __reduce__(self):
+        return _restore_cells_free_memory, (self.start_cell, tuple(self))
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 1,
+                      &self.cells, &UINT64_SIZE)
+
+    def to_dict(self):
+        """Return a dict of cell number to free bytes."""
+        return {self.start_cell + i: self.values[i] for i in range(self.cells)}
+
+
+cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
+                                           const unsigned long long *values):
+    cdef CellsFreeMemory result = CellsFreeMemory.__new__(CellsFreeMemory)
+    result.values = copied_values(values, cells)
+    result.start_cell = start_cell
+    result.cells = cells
+    return result
+
+
+def _restore_cells_free_memory(int start_cell, tuple values):
+    cdef CellsFreeMemory result = CellsFreeMemory.__new__(CellsFreeMemory)
+    result.values = pickled_values(values)
+    result.start_cell = start_cell
+    result.cells = len(values)
+    return result
+
+
+@cython.final
+@cython.no_gc
+cdef class PageCounts:
+    """How many pages of each size are free in each NUMA cell.
+
+    `Connection.free_pages` returns it. ``counts[cell, page_size]`` is an int, with the page size in
+    KiB. As a buffer: read-only, C-contiguous, shape ``(len(cells), len(page_sizes))``, dtype
+    uint64.
+
+    Attributes
+    ----------
+    page_sizes : tuple of int
+        The page size of each column, in KiB.
+    start_cell : int
+        The cell of the first row.
+    """
+
+    def __cinit__(self):
+        self.page_sizes = ()
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.free_pages()")
+
+    def __dealloc__(self):
+        PyMem_Free(self.values)
+
+    def __getitem__(self, key):
+        if not isinstance(key, tuple) or len(key) != 2:
+            raise TypeError("PageCounts takes two keys: counts[cell, page_size]")
+        cell, page_size = key
+        if cell not in self.cells or page_size not in self.page_sizes:
+            raise KeyError(key)
+        return self.values[
+            <Py_ssize_t>self.cells.index(cell) * self.shape[1]
+            + <Py_ssize_t>self.page_sizes.index(page_size)]
+
+    def __eq__(self, other):
+        if not isinstance(other, PageCounts):
+            return NotImplemented
+        return self.__reduce__() == other.__reduce__()
+
+    def __hash__(self):
+        return hash(self.__reduce__())
+
+    def __repr__(self):
+        cells = "".join([f"\n  {cell}: {counts}" for cell, counts in self.to_dict().items()])
+        return f"<PageCounts by cell and KiB:{cells}>"
+
+    def __reduce__(self):
+        return _restore_page_counts, (
+            self.page_sizes, self.start_cell, self.shape[0],
+            python_numbers(self.values, self.shape[0] * self.shape[1]))
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 2,
+                      self.shape, self.strides)
+
+    @property
+    def cells(self):
+        """The cell of each row: range."""
+        return range(self.start_cell, self.start_cell + self.shape[0])
+
+    def to_dict(self):
+        """Return a dict of cell to a dict of page size in KiB to count."""
+        return {cell: {size: self[cell, size] for size in self.page_sizes} for cell in self.cells}
+
+
+cdef PageCounts shaped_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cells):
+    cdef PageCounts result = PageCounts.__new__(PageCounts)
+    result.page_sizes = page_sizes
+    result.start_cell = start_cell
+    result.shape[:] = [cells, len(page_sizes)]
+    result.strides[:] = [len(page_sizes) * UINT64_SIZE, UINT64_SIZE]
+    return result
+
+
+cdef PageCounts new_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cells,
+                                const unsigned long long *values):
+    cdef PageCounts result = shaped_page_counts(page_sizes, start_cell, cells)
+    result.values = copied_values(values, cells * len(page_sizes))
+    return result
+
+
+def _restore_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cells, tuple values):
+    cdef PageCounts result = shaped_page_counts(page_sizes, start_cell, cells)
+    if cells < 0 or len(values) != cells * len(page_sizes):
+        raise ValueError(f"{len(values)} counts for {cells} cells of {len(page_sizes)} sizes")
+    result.values = pickled_values(values)
+    return result
+
+
+# ---- typed parameters ---------------------------------------------------------------------------
+
+cdef dict TYPE_NAMES = {
+    lib.VIR_TYPED_PARAM_INT: "int",
+    lib.VIR_TYPED_PARAM_UINT: "uint",
+    lib.VIR_TYPED_PARAM_LLONG: "llong",
+    lib.VIR_TYPED_PARAM_ULLONG: "ullong",
+    lib.VIR_TYPED_PARAM_DOUBLE: "double",
+    lib.VIR_TYPED_PARAM_BOOLEAN: "boolean",
+    lib.VIR_TYPED_PARAM_STRING: "string",
+}
+
+
+@cython.final
+@cython.no_gc
+cdef class TypedParameters(ReadOnlyMapping):
+    """Named values of which libvirt knows each one's C type: a mapping of name to value.
+
+    `Connection.memory_parameters` and `Connection.sev_info` return it, in libvirt's order. A value
+    is an int, float, bool or str.
+    """
+
+    def __cinit__(self):
+        self.contents = {}
+        self.c_types = {}
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.memory_parameters() or sev_info()")
+
+    def __len__(self):
+        return len(self.contents)
+
+    def __iter__(self):
+        return iter(self.contents)
+
+    def __getitem__(self, name):
+        return self.contents[name]
+
+    def __eq__(self, other):
+        if isinstance(other, TypedParameters):
+            return self.to_dict() == other.to_dict() and self.types == other.types
+        if isinstance(other, dict):
+            return self.to_dict() == other
+        return NotImplemented
+
+    def __repr__(self):
+        values = ", ".join(
+            [f"{name}={value!r} ({self.c_types[name]})" for name, value in self.items()])
+        return f"<TypedParameters: {values}>"
+
+    def __reduce__(self):
+        return _restore_typed_parameters, (self.to_dict(), self.types)
+
+    @property
+    def types(self):
+        """The C type of each value, such as ``"uint"`` or ``"ullong"``: dict of str to str."""
+        return dict(self.c_types)
+
+
+cdef object parameter_value(const lib.virTypedParameter *parameter):
+    if parameter.type == lib.VIR_TYPED_PARAM_INT:
+        return parameter.value.i
+    if parameter.type == lib.VIR_TYPED_PARAM_UINT:
+        return parameter.value.ui
+    if parameter.type == lib.VIR_TYPED_PARAM_LLONG:
+        return parameter.value.l
+    if parameter.type == lib.VIR_TYPED_PARAM_ULLONG:
+        return parameter.value.ul
+    if parameter.type == lib.VIR_TYPED_PARAM_DOUBLE:
+        return parameter.value.d
+    if parameter.type == lib.VIR_TYPED_PARAM_BOOLEAN:
+        return parameter.value.b != 0
+    return "" if parameter.value.s is NULL else parameter.value.s.decode("utf-8", "replace")
+
+
+cdef TypedParameters new_typed_parameters(const lib.virTypedParameter *parameters, int count):
+    cdef TypedParameters result = TypedParameters.__new__(TypedParameters)
+    cdef int i
+    for i in range(count):
+        # Servers leave entries of type 0 where they have fewer parameters than was asked for, and
+        # a type that libvirt does not know yet can't be read.
+        if parameters[i].type in TYPE_NAMES:
+            name = bounded_text(parameters[i].field, sizeof(parameters[i].field))
+            result.contents[name] = parameter_value(&parameters[i])
+            result.c_types[name] = TYPE_NAMES[parameters[i].type]
+    return result
+
+
+def _restore_typed_parameters(dict contents, dict types):
+    cdef TypedParameters result = TypedParameters.__new__(TypedParameters)
+    if contents.keys() != types.keys():
+        raise ValueError("the parameters and their types have other names")
+    result.contents = dict(contents)
+    result.c_types = dict(types)
+    return result
+
+
+cdef int add_typed_parameter(lib.virTypedParameterPtr *parameters, int *count, int *room,
+                             str name, str type_name, object value, str argument) except -1:
+    # Append to an array that virTypedParamsFree frees.
+    cdef const char *c_name = text_argument(name, argument)
+    cdef str whole_name = f"{argument}[{name!r}]"
+    cdef int result
+    if type_name == "int":
+        result = lib.virTypedParamsAddInt(
+            parameters, count, room, c_name, int_argument(value, whole_name))
+    elif type_name == "uint":
+        result = lib.virTypedParamsAddUInt(
+            parameters, count, room, c_name, uint_argument(value, whole_name))
+    elif type_name == "llong":
+        result = lib.virTypedParamsAddLLong(
+            parameters, count, room, c_name,
+            integer_argument(value, whole_name, LLONG_MIN, LLONG_MAX))
+    elif type_name == "ullong":
+        result = lib.virTypedParamsAddULLong(
+            parameters, count, room, c_name, ullong_argument(value, whole_name))
+    elif type_name == "double":
+        result = lib.virTypedParamsAddDouble(parameters, count, room, c_name, value)
+    elif type_name == "boolean":
+        result = lib.virTypedParamsAddBoolean(parameters, count, room, c_name, bool(value))
+    else:
+        result = lib.virTypedParamsAddString(
+            parameters, count, room, c_name, text_argument(value, whole_name))
+    if result < 0:
+        raise last_error(NULL, "virTypedParamsAdd")
+    return 0
+
+
+# ---- versions and the security model ------------------------------------------------------------
+
+class Version(tuple):
+    """A version of libvirt or of a hypervisor: a named tuple of major, minor and release.
+
+    Ordered, also against plain tuples; ``int()`` gives C's number, as in ``9000000`` for 9.0.0.
+    """
+
+    __slots__ = ()
+    __module__ = "pyvirhost"
+    __match_args__ = ("major", "minor", "release")
+
+    def __new__(cls, int major, int minor, int release):
+        return tuple.__new__(cls, (major, minor, release))
+
+    def __getnewargs__(self):
+        return tuple(self)
+
+    def __int__(self):
+        return self.major * 1_000_000 + self.minor * 1_000 + self.release
+
+    def __repr__(self):
+        return f"Version(major={self.major}, minor={self.minor}, release={self.release})"
+
+    def __str__(self):
+        return f"{self.major}.{self.minor}.{self.release}"
+
+    @property
+    def major(self):
+        """The major version: int."""
+        return self[0]
+
+    @property
+    def minor(self):
+        """The minor version: int."""
+        return self[1]
+
+    @property
+    def release(self):
+        """The release: int."""
+        return self[2]
+
+
+cdef object new_version(unsigned long number):
+    return Version(number // 1_000_000, number // 1_000 % 1_000, number % 1_000)
+
+
+class SecurityModel(tuple):
+    """The host's security driver: a named tuple of model and doi.
+
+    ``model`` is the driver's name, such as ``"selinux"`` or ``"apparmor"``, and empty where there
+    is none; ``doi`` is its domain of interpretation.
+    """
+
+    __slots__ = ()
+    __module__ = "pyvirhost"
+    __match_args__ = ("model", "doi")
+
+    def __new__(cls, str model, str doi):
+        return tuple.__new__(cls, (model, doi))
+
+    def __getnewargs__(self):
+        return tuple(self)
+
+    def __repr__(self):
+        return f"SecurityModel(model={self.model!r}, doi={self.doi!r})"
+
+    @property
+    def model(self):
+        """The driver's name: str."""
+        return self[0]
+
+    @property
+    def doi(self):
+        """The domain of interpretation: str."""
+        return self[1]
+
+
+cdef object new_security_model(const lib.virSecurityModel *model):
+    return SecurityModel(bounded_text(model.model, sizeof(model.model)),
+                         bounded_text(model.doi, sizeof(model.doi)))
