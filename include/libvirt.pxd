@@ -147,6 +147,7 @@ cdef extern from "<libvirt/libvirt.h>" nogil:
 
 cdef extern from "<libvirt/virterror.h>" nogil:
     enum:
+        VIR_FROM_NONE
         VIR_FROM_URI
 
     enum:
@@ -156,6 +157,7 @@ cdef extern from "<libvirt/virterror.h>" nogil:
         VIR_ERR_INVALID_ARG
         VIR_ERR_OPERATION_DENIED
         VIR_ERR_AUTH_FAILED
+        VIR_ERR_CONFIG_UNSUPPORTED
         VIR_ERR_OPERATION_TIMEOUT
         VIR_ERR_ARGUMENT_UNSUPPORTED
         VIR_ERR_AUTH_CANCELLED

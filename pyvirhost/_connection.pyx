@@ -16,14 +16,14 @@ from posix.unistd cimport getpid
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport closed_error, last_error
+from pyvirhost._errors cimport closed_error, invalid_argument, last_error
 from pyvirhost._results cimport (MAX_FIELDS, FieldLayout, StatsArray, StatsTable,
                                  add_typed_parameter, new_cells_free_memory, new_cpu_map,
                                  new_layout, new_node_info, new_page_counts, new_security_model,
                                  new_stats_array, new_stats_table, new_typed_parameters,
                                  new_version, refill_stats_array, refill_stats_table)
 
-from pyvirhost._errors import NotSupportedError
+from pyvirhost._errors import InvalidArgumentError, LibvirtError, NotSupportedError
 from pyvirhost._results import TypedParameters
 
 
@@ -1015,7 +1015,15 @@ cdef class Connection:
         ``virNodeGetCPUMap``, since libvirt 1.0.0, and ``virNodeGetCPUStats``, since libvirt 0.9.3,
         for each CPU; 1 round trip and 1 for each CPU, and 1 more for the first reading.
         """
-        return self.table(CPU, tuple(self.cpu_map()), out)
+        index = tuple(self.cpu_map())
+        try:
+            return self.table(CPU, index, out)
+        except InvalidArgumentError:
+            # A CPU that has gone offline since its map was read has no statistics.
+            online = tuple(self.cpu_map())
+            if online == index:
+                raise
+        return self.table(CPU, online, out)
 
     # ---- memory ----
 
@@ -1095,9 +1103,12 @@ cdef class Connection:
         try:
             with nogil:
                 result = lib.virNodeGetFreeMemory(handle)
-            # 0 is also an answer, of a host that has none left.
-            if result == 0 and lib.virGetLastErrorCode() != lib.VIR_ERR_OK:
-                raise last_error(handle, "virNodeGetFreeMemory")
+            if result == 0:
+                error = last_error(handle, "virNodeGetFreeMemory")
+                # 0 is also the answer of a host that has none left. libvirt takes it for a failure
+                # for which nobody, VIR_FROM_NONE, gave a cause.
+                if error.domain != lib.VIR_FROM_NONE or type(error) is not LibvirtError:
+                    raise error
             return result
         finally:
             self.leave()
@@ -1136,7 +1147,7 @@ cdef class Connection:
             with nogil:
                 result = lib.virNodeGetCellsFreeMemory(handle, values, start, most)
             if result < 0:
-                raise last_error(handle, "virNodeGetCellsFreeMemory")
+                raise self.cell_error(last_error(handle, "virNodeGetCellsFreeMemory"), start)
             return new_cells_free_memory(start, result, values)
         finally:
             self.leave()
@@ -1166,8 +1177,10 @@ cdef class Connection:
         ------
         ValueError
             A page size is 0, or more counts are asked for than libvirt's protocol carries.
-        InvalidArgumentError, LibvirtError
-            There is no such cell, or the host has no pages of such a size.
+        InvalidArgumentError
+            There is no such cell.
+        LibvirtError
+            A cell has no pages of such a size.
 
         Notes
         -----
@@ -1201,7 +1214,7 @@ cdef class Connection:
                 result = lib.virNodeGetFreePages(
                     handle, size_count, c_sizes, start, count, counts, c_flags)
             if result < 0:
-                raise last_error(handle, "virNodeGetFreePages")
+                raise self.cell_error(last_error(handle, "virNodeGetFreePages"), start)
         finally:
             self.leave()
         for cell in range(count):
@@ -1377,7 +1390,7 @@ cdef class Connection:
 
         Notes
         -----
-        ``virNodeGetSEVInfo``, since libvirt 4.5.0; 1 round trip.
+        ``virNodeGetSEVInfo``, since libvirt 4.5.0; 2 round trips.
         """
         cdef unsigned int c_flags = uint_argument(flags, "flags")
         cdef lib.virTypedParameterPtr parameters = NULL
@@ -1546,6 +1559,12 @@ cdef class Connection:
             finally:
                 self.leave()
         return self.cell_count
+
+    cdef object cell_error(self, object error, int start):
+        # Drivers report a cell that does not exist as an internal error of their own.
+        if type(error) is LibvirtError and start >= self.cells():
+            return invalid_argument(error)
+        return error
 
 
 # ---- the oldest libvirt that this module works with ---------------------------------------------

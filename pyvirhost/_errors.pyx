@@ -95,6 +95,7 @@ class ConnectionClosedError(LibvirtError, ValueError):
 
 cdef dict CLASSES = {
     lib.VIR_ERR_NO_SUPPORT: NotSupportedError,
+    lib.VIR_ERR_CONFIG_UNSUPPORTED: NotSupportedError,
     lib.VIR_ERR_ARGUMENT_UNSUPPORTED: NotSupportedError,
     lib.VIR_ERR_OPERATION_UNSUPPORTED: NotSupportedError,
     lib.VIR_ERR_NO_CONNECT: InvalidArgumentError,  # no driver for such a URI
@@ -148,6 +149,11 @@ cdef object make_error(lib.virErrorPtr record, bint lost, str uri, str function)
         str3=text(record.str3), int1=record.int1, int2=record.int2, function=function,
         summary=summary,
     )
+
+
+cdef object invalid_argument(object error):
+    fields = dict(vars(error))
+    return InvalidArgumentError(fields.pop("message"), **fields)
 
 
 cdef object closed_error(str reason):

@@ -31,7 +31,7 @@ cdef class StatsArray(ReadOnlyMapping):
 
 cdef class StatsTable(ReadOnlyMapping):
     cdef FieldLayout layout
-    cdef readonly tuple index
+    cdef tuple numbers
     cdef unsigned long long *values
     cdef Py_ssize_t shape[2]
     cdef Py_ssize_t strides[2]
@@ -41,20 +41,20 @@ cdef class CPUMap:
     cdef unsigned char *bits
     cdef Py_ssize_t size
     cdef int cpus
-    cdef readonly unsigned int online
+    cdef unsigned int online_count
 
     cdef bint is_online(self, int cpu) noexcept
 
 
 cdef class CellsFreeMemory:
-    cdef readonly int start_cell
+    cdef int first_cell
     cdef unsigned long long *values
     cdef Py_ssize_t cells
 
 
 cdef class PageCounts:
-    cdef readonly tuple page_sizes
-    cdef readonly int start_cell
+    cdef tuple sizes
+    cdef int first_cell
     cdef unsigned long long *values
     cdef Py_ssize_t shape[2]
     cdef Py_ssize_t strides[2]

@@ -458,16 +458,11 @@ cdef class StatsTable(ReadOnlyMapping):
     `Connection.per_cpu_stats` and `Connection.per_cell_memory_stats` return it. As a buffer:
     read-only, C-contiguous, shape ``(len(index), len(fields))``, dtype uint64. Changes in place,
     and only then, when it is passed as ``out=``.
-
-    Attributes
-    ----------
-    index : tuple of int
-        The CPU or cell of each row.
     """
 
     def __cinit__(self):
         self.layout = NO_FIELDS
-        self.index = ()
+        self.numbers = ()
 
     def __init__(self, *args, **kwargs):
         raise made_elsewhere(self, "Connection.per_cpu_stats() or per_cell_memory_stats()")
@@ -476,14 +471,14 @@ cdef class StatsTable(ReadOnlyMapping):
         PyMem_Free(self.values)
 
     def __len__(self):
-        return len(self.index)
+        return len(self.numbers)
 
     def __iter__(self):
-        return iter(self.index)
+        return iter(self.numbers)
 
     def __getitem__(self, number):
         try:
-            row = self.index.index(number)
+            row = self.numbers.index(number)
         except ValueError:
             raise KeyError(number) from None
         return new_stats_array(self.layout, self.values + <Py_ssize_t>row * self.layout.count)
@@ -503,12 +498,17 @@ cdef class StatsTable(ReadOnlyMapping):
 
     def __reduce__(self):
         return _restore_stats_table, (
-            self.index, self.fields, self.unit,
+            self.numbers, self.fields, self.unit,
             python_numbers(self.values, self.shape[0] * self.shape[1]))
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 2,
                       self.shape, self.strides)
+
+    @property
+    def index(self):
+        """The CPU or cell of each row: tuple of int."""
+        return self.numbers
 
     @property
     def fields(self):
@@ -528,7 +528,7 @@ cdef class StatsTable(ReadOnlyMapping):
 cdef StatsTable shaped_table(FieldLayout layout, tuple index):
     cdef StatsTable result = StatsTable.__new__(StatsTable)
     result.layout = layout
-    result.index = index
+    result.numbers = index
     result.shape[:] = [len(index), layout.count]
     result.strides[:] = [layout.count * UINT64_SIZE, UINT64_SIZE]
     return result
@@ -543,8 +543,8 @@ cdef StatsTable new_stats_table(FieldLayout layout, tuple index, const unsigned 
 cdef StatsTable refill_stats_table(StatsTable out, FieldLayout layout, tuple index,
                                    const unsigned long long *values):
     check_same_fields(out.layout, layout)
-    if out.index != index:
-        raise ValueError(f"out has the rows {out.index}, the reading has {index}")
+    if out.numbers != index:
+        raise ValueError(f"out has the rows {out.numbers}, the reading has {index}")
     memcpy(out.values, values, len(index) * layout.count * UINT64_SIZE)
     return out
 
@@ -568,11 +568,6 @@ cdef class CPUMap:
     whether CPU `i` is online, ``i in cpumap`` too (and is False past the end), iteration gives the
     numbers of the CPUs online. As a buffer: read-only, shape ``((len + 7) // 8,)``, dtype uint8,
     CPU `i` being bit ``i % 8`` of byte ``i // 8``.
-
-    Attributes
-    ----------
-    online : int
-        How many CPUs are online.
     """
 
     def __init__(self, *args, **kwargs):
@@ -611,16 +606,21 @@ cdef class CPUMap:
         return self.bits[:self.size] if self.size else b""
 
     def __repr__(self):
-        return f"<CPUMap: {self.online} of {self.cpus} CPUs online: {list(self)}>"
+        return f"<CPUMap: {self.online_count} of {self.cpus} CPUs online: {list(self)}>"
 
     def __reduce__(self):
-        return _restore_cpu_map, (bytes(self), self.cpus, self.online)
+        return _restore_cpu_map, (bytes(self), self.cpus, self.online_count)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         export_buffer(self, view, flags, self.bits, "B", BYTE_SIZE, 1, &self.size, &BYTE_SIZE)
 
     cdef bint is_online(self, int cpu) noexcept:
         return lib.VIR_CPU_USED(self.bits, cpu) != 0
+
+    @property
+    def online(self):
+        """How many CPUs are online: int."""
+        return self.online_count
 
     def to_dict(self):
         """Return a dict of CPU number to bool, for every CPU present."""
@@ -638,7 +638,7 @@ cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online):
     result.bits = bits
     result.cpus = cpus
     result.size = lib.VIR_CPU_MAPLEN(cpus)
-    result.online = online
+    result.online_count = online
     return result
 
 
@@ -662,11 +662,6 @@ cdef class CellsFreeMemory:
 
     `Connection.cells_free_memory` returns it. As a buffer: read-only, shape ``(cells,)``, dtype
     uint64.
-
-    Attributes
-    ----------
-    start_cell : int
-        The cell of the first item.
     """
 
     def __init__(self, *args, **kwargs):
@@ -690,29 +685,34 @@ cdef class CellsFreeMemory:
         return self.to_dict() == other.to_dict()
 
     def __hash__(self):
-        return hash((self.start_cell, tuple(self)))
+        return hash((self.first_cell, tuple(self)))
 
     def __repr__(self):
         cells = ", ".join([f"{cell}: {size}" for cell, size in self.to_dict().items()])
         return f"<CellsFreeMemory in bytes: {cells}>"
 
     def __reduce__(self):
-        return _restore_cells_free_memory, (self.start_cell, tuple(self))
+        return _restore_cells_free_memory, (self.first_cell, tuple(self))
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 1,
                       &self.cells, &UINT64_SIZE)
 
+    @property
+    def start_cell(self):
+        """The cell of the first item: int."""
+        return self.first_cell
+
     def to_dict(self):
         """Return a dict of cell number to free bytes."""
-        return {self.start_cell + i: self.values[i] for i in range(self.cells)}
+        return {self.first_cell + i: self.values[i] for i in range(self.cells)}
 
 
 cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
                                            const unsigned long long *values):
     cdef CellsFreeMemory result = CellsFreeMemory.__new__(CellsFreeMemory)
     result.values = copied_values(values, cells)
-    result.start_cell = start_cell
+    result.first_cell = start_cell
     result.cells = cells
     return result
 
@@ -720,7 +720,7 @@ cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
 def _restore_cells_free_memory(int start_cell, tuple values):
     cdef CellsFreeMemory result = CellsFreeMemory.__new__(CellsFreeMemory)
     result.values = pickled_values(values)
-    result.start_cell = start_cell
+    result.first_cell = start_cell
     result.cells = len(values)
     return result
 
@@ -733,17 +733,10 @@ cdef class PageCounts:
     `Connection.free_pages` returns it. ``counts[cell, page_size]`` is an int, with the page size in
     KiB. As a buffer: read-only, C-contiguous, shape ``(len(cells), len(page_sizes))``, dtype
     uint64.
-
-    Attributes
-    ----------
-    page_sizes : tuple of int
-        The page size of each column, in KiB.
-    start_cell : int
-        The cell of the first row.
     """
 
     def __cinit__(self):
-        self.page_sizes = ()
+        self.sizes = ()
 
     def __init__(self, *args, **kwargs):
         raise made_elsewhere(self, "Connection.free_pages()")
@@ -755,11 +748,11 @@ cdef class PageCounts:
         if not isinstance(key, tuple) or len(key) != 2:
             raise TypeError("PageCounts takes two keys: counts[cell, page_size]")
         cell, page_size = key
-        if cell not in self.cells or page_size not in self.page_sizes:
+        if cell not in self.cells or page_size not in self.sizes:
             raise KeyError(key)
         return self.values[
             <Py_ssize_t>self.cells.index(cell) * self.shape[1]
-            + <Py_ssize_t>self.page_sizes.index(page_size)]
+            + <Py_ssize_t>self.sizes.index(page_size)]
 
     def __eq__(self, other):
         if not isinstance(other, PageCounts):
@@ -775,7 +768,7 @@ cdef class PageCounts:
 
     def __reduce__(self):
         return _restore_page_counts, (
-            self.page_sizes, self.start_cell, self.shape[0],
+            self.sizes, self.first_cell, self.shape[0],
             python_numbers(self.values, self.shape[0] * self.shape[1]))
 
     def __getbuffer__(self, Py_buffer *view, int flags):
@@ -783,19 +776,29 @@ cdef class PageCounts:
                       self.shape, self.strides)
 
     @property
+    def page_sizes(self):
+        """The page size of each column, in KiB: tuple of int."""
+        return self.sizes
+
+    @property
+    def start_cell(self):
+        """The cell of the first row: int."""
+        return self.first_cell
+
+    @property
     def cells(self):
         """The cell of each row: range."""
-        return range(self.start_cell, self.start_cell + self.shape[0])
+        return range(self.first_cell, self.first_cell + self.shape[0])
 
     def to_dict(self):
         """Return a dict of cell to a dict of page size in KiB to count."""
-        return {cell: {size: self[cell, size] for size in self.page_sizes} for cell in self.cells}
+        return {cell: {size: self[cell, size] for size in self.sizes} for cell in self.cells}
 
 
 cdef PageCounts shaped_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cells):
     cdef PageCounts result = PageCounts.__new__(PageCounts)
-    result.page_sizes = page_sizes
-    result.start_cell = start_cell
+    result.sizes = page_sizes
+    result.first_cell = start_cell
     result.shape[:] = [cells, len(page_sizes)]
     result.strides[:] = [len(page_sizes) * UINT64_SIZE, UINT64_SIZE]
     return result

@@ -1,0 +1,132 @@
+"""libvirt daemons of the suite's own: started by it, stopped by their process id."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+NOBODY = 65534
+
+CONFIGURATION = """\
+unix_sock_dir = "{run}"
+auth_unix_rw = "none"
+auth_unix_ro = "none"
+listen_tls = 0
+listen_tcp = 1
+listen_addr = "127.0.0.1"
+tcp_port = "{port}"
+auth_tcp = "none"
+"""
+
+# In a mount namespace, where nothing of the system's libvirt is seen or changed, and where the
+# users that a distribution's QEMU driver insists on exist.
+ISOLATE = """\
+home=$1
+shift
+for folder in /run /var/lib /var/cache /var/log /etc/libvirt; do
+    mount -t tmpfs tmpfs $folder
+done
+for kind in passwd group; do
+    cat /etc/$kind - >$home/$kind <<END
+libvirt-qemu:x:64055:64055::/:/bin/false
+qemu:x:64056:64056::/:/bin/false
+END
+    mount --bind $home/$kind /etc/$kind
+done
+exec "$@"
+"""
+
+
+def wait_until(condition, what, timeout=20.0):
+    """Return `condition`'s first true answer, or fail after `timeout` seconds."""
+    pause = threading.Event()
+    deadline = time.monotonic() + timeout
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
+        pause.wait(0.005)
+    return answer
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Daemon:
+    """A private libvirtd on a unix socket and on TCP, as a context manager.
+
+    Run by root, it has no privileges unless `privileged`, and then a mount namespace of its own, so
+    that it shares no state with a libvirtd of the system.
+    """
+
+    def __init__(self, privileged=False):
+        self.privileged = privileged
+        # Short, since a unix socket's path has to fit into 107 bytes.
+        self.home = Path(tempfile.mkdtemp(prefix="vh-"))
+        self.run = self.home / "run"
+        self.socket = self.run / "libvirt-sock"
+        self.port = free_port()
+
+    def __enter__(self):
+        (self.home / "conf").write_text(CONFIGURATION.format(run=self.run, port=self.port))
+        for name in ("run", "config", "cache", "state"):
+            (self.home / name).mkdir()
+        command = ["libvirtd", "--listen", "-f", self.home / "conf", "-p", self.home / "pid"]
+        if os.geteuid() == 0 and not self.privileged:
+            for path in (self.home, *self.home.iterdir()):
+                os.chown(path, NOBODY, NOBODY)
+            command = [
+                "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
+        if self.privileged:
+            command = ["unshare", "--mount", "sh", "-ec", ISOLATE, "sh", self.home, *command]
+        environment = {
+            "PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin",
+            "HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+            "XDG_CACHE_HOME": str(self.home / "cache"),
+            "XDG_STATE_HOME": str(self.home / "state"),
+        }
+        self.log = (self.home / "log").open("wb")
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        wait_until(self.answers, "the daemon's socket")
+        return self
+
+    def answers(self):
+        assert self.process.poll() is None, (self.home / "log").read_text()
+        for family, address in ((socket.AF_UNIX, str(self.socket)),
+                                (socket.AF_INET, ("127.0.0.1", self.port))):
+            with socket.socket(family) as probe:
+                if probe.connect_ex(address):
+                    return False
+        return True
+
+    def __exit__(self, *exception):
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        self.log.close()
+        shutil.rmtree(self.home)
+
+    @property
+    def test_uri(self):
+        return f"test+unix:///default?socket={self.socket}"
+
+    @property
+    def tcp_uri(self):
+        return f"test+tcp://127.0.0.1:{self.port}/default"
+
+    @property
+    def qemu_uri(self):
+        path = "system" if self.privileged else "session"
+        return f"qemu+unix:///{path}?socket={self.socket}"

@@ -1,0 +1,132 @@
+"""Nothing of libvirt-host.h is forgotten: libvirt's own API description is the list."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from api import named, version
+
+import pyvirhost
+from pyvirhost import constants
+
+# What is not bound yet. It must be exactly what is missing.
+LATER = {
+    "virConnectAuth.cb", "virConnectAuth.cbdata", "virConnectAuth.credtype",
+    "virConnectAuth.ncredtype", "virConnectAuthCallbackPtr", "virConnectAuthPtrDefault",
+    "virConnectCloseFunc",
+    "virConnectCredential.challenge", "virConnectCredential.defresult",
+    "virConnectCredential.prompt", "virConnectCredential.result",
+    "virConnectCredential.resultlen", "virConnectCredential.type",
+    "virConnectRegisterCloseCallback", "virConnectSetIdentity", "virConnectSetKeepAlive",
+    "virConnectUnregisterCloseCallback",
+}
+
+# virConnectOpenAuth without callbacks is both of them.
+SAME = {"virConnectOpen": "virConnectOpenAuth", "virConnectOpenReadOnly": "virConnectOpenAuth"}
+
+# C struct -> the type whose attributes are its members, by other names where they are many values
+STRUCTS = {
+    "virNodeInfo": (pyvirhost.NodeInfo, {}),
+    "virNodeCPUStats": (pyvirhost.StatsArray, {"field": "fields", "value": "values"}),
+    "virNodeMemoryStats": (pyvirhost.StatsArray, {"field": "fields", "value": "values"}),
+    "virSecurityModel": (pyvirhost.SecurityModel, {}),
+}
+
+# Newer than the oldest libvirt that this package is built with.
+NEWER = {
+    "VIR_NODE_CPU_STATS_GUEST": "guest", "VIR_NODE_MEMORY_STATS_AVAILABLE": "available",
+    "VIR_CONNECT_BASELINE_CPU_IGNORE_HOST": 4,
+    "VIR_NODE_SEV_CPU0_ID": "cpu0-id", "VIR_NODE_SEV_MAX_GUESTS": "max-guests",
+    "VIR_NODE_SEV_MAX_ES_GUESTS": "max-es-guests",
+}
+
+
+def called_functions():
+    """The functions of libvirt that the built modules call."""
+    extensions = Path(pyvirhost.__file__).parent.glob("*.so")
+    names = subprocess.run(["nm", "--dynamic", "--undefined-only", *extensions],
+                           capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"\b(vir[A-Z]\w+)", names))
+
+
+def used_structs(functions):
+    """The structs that a function of libvirt-host.h or a callback of it is given."""
+    declared = {**functions, **named("functype")}
+    types = " ".join(
+        argument.get("type") for function in declared.values() for argument in function.iter("arg"))
+    structs = {name: struct for name, struct in named("struct").items()
+               if struct.find("field") is not None}
+    return {name: struct for name, struct in structs.items() if re.search(rf"\b{name}Ptr\b", types)}
+
+
+def test_nothing_is_missing_but_what_comes_later():
+    functions = named("function")
+    called = called_functions()
+    missing = {name for name in functions if SAME.get(name, name) not in called}
+    missing |= {name for name in named("functype") if name not in called}
+    missing |= {name for name in named("variable") if name not in called}
+    for name, struct in used_structs(functions).items():
+        python_type, other_names = STRUCTS.get(name, (object, {}))
+        missing |= {f"{name}.{field.get('name')}" for field in struct.iter("field")
+                    if not hasattr(python_type,
+                                   other_names.get(field.get("name"), field.get("name")))}
+    missing |= {name for tag in ("macro", "enum") for name in named(tag)
+                if not hasattr(constants, name)}
+    assert missing == LATER
+    assert len(functions) == 40
+
+
+def test_the_oldest_functions_are_all_that_is_called():
+    # The package links plainly: it must not need a libvirt newer than its oldest.
+    for name in called_functions() & named("function").keys():
+        assert version(named("function")[name].get("version")) <= tuple(
+            pyvirhost._connection.OLDEST_LIBVIRT)
+
+
+def test_constants_have_cs_values():
+    for name, macro in named("macro").items():
+        if macro.get("params"):
+            continue
+        value = macro.get("string") or eval(macro.get("raw"))
+        assert getattr(constants, name) == value
+    for name, enum in named("enum").items():
+        assert getattr(constants, name) == int(enum.get("value"))
+
+
+@pytest.mark.parametrize(("enum", "c_type", "file"), [
+    (constants.NodeSuspendTarget, "virNodeSuspendTarget", "libvirt-host"),
+    (constants.ConnectFlags, "virConnectFlags", "libvirt-host"),
+    (constants.CredentialType, "virConnectCredentialType", "libvirt-host"),
+    (constants.CPUCompareResult, "virCPUCompareResult", "libvirt-host"),
+    (constants.CompareCPUFlags, "virConnectCompareCPUFlags", "libvirt-host"),
+    (constants.BaselineCPUFlags, "virConnectBaselineCPUFlags", "libvirt-host"),
+    (constants.AllocPagesFlags, "virNodeAllocPagesFlags", "libvirt-host"),
+    (constants.CloseReason, "virConnectCloseReason", "libvirt-common"),
+    (constants.ErrorCode, "virErrorNumber", "virterror"),
+    (constants.ErrorDomain, "virErrorDomain", "virterror"),
+    (constants.ErrorLevel, "virErrorLevel", "virterror"),
+])
+def test_enums_have_cs_members(enum, c_type, file):
+    declared = {name: int(value.get("value")) for name, value in named("enum", file).items()
+                if value.get("type") == c_type and not name.endswith("_LAST")}
+    members = {name: int(member) for name, member in enum.__members__.items()}
+    assert declared
+    assert declared.items() <= members.items()
+    newer = members.keys() - declared.keys()
+    assert newer <= {"VIR_CONNECT_BASELINE_CPU_IGNORE_HOST", "VIR_ERR_NO_NETWORK_METADATA",
+                     "VIR_ERR_AGENT_COMMAND_TIMEOUT", "VIR_ERR_AGENT_COMMAND_FAILED",
+                     "VIR_ERR_MULTIPLE_DOMAINS", "VIR_FROM_CH"}
+    for name, member in enum.__members__.items():
+        assert getattr(constants, name) is member
+
+
+def test_constants_newer_than_the_headers_are_there():
+    for name, value in NEWER.items():
+        assert getattr(constants, name) == value
+    assert constants.VIR_ERR_AGENT_COMMAND_FAILED == 113
+
+
+def test_all_cpus_and_all_cells_are_public():
+    assert pyvirhost.ALL_CPUS == constants.VIR_NODE_CPU_STATS_ALL_CPUS == -1
+    assert pyvirhost.ALL_CELLS == constants.VIR_NODE_MEMORY_STATS_ALL_CELLS == -1

@@ -1,0 +1,390 @@
+"""What every result promises: a buffer, a value, a pickle, and no way to break it from Python."""
+
+import array
+import contextlib
+import copy
+import ctypes
+import pickle
+import struct
+from collections.abc import Mapping
+
+import numpy
+import pytest
+
+import pyvirhost
+
+
+def results_of(connection):
+    """One of each result type that this connection can give."""
+    results = [
+        connection.node_info(), connection.cpu_map(), connection.cpu_stats(),
+        connection.per_cpu_stats(), connection.cells_free_memory(),
+        connection.free_pages([4, 2048]), connection.lib_version(),
+    ]
+    for read in (connection.memory_stats, connection.per_cell_memory_stats,
+                 connection.memory_parameters, connection.security_model):
+        try:
+            results.append(read())
+        except pyvirhost.NotSupportedError:
+            assert connection.type() == "TEST"
+    return results
+
+
+@pytest.fixture(scope="module")
+def results(daemon):
+    """Results of both drivers, whose connections are closed by now."""
+    with pyvirhost.open("test:///default") as test, pyvirhost.open(daemon.qemu_uri) as qemu:
+        return results_of(test) + results_of(qemu)
+
+
+def buffers(results):
+    return [result for result in results
+            if type(result).__name__ in
+            ("StatsArray", "StatsTable", "CPUMap", "CellsFreeMemory", "PageCounts")]
+
+
+def test_there_is_one_of_each(results):
+    names = {type(result).__name__ for result in results}
+    assert names == {
+        "NodeInfo", "CPUMap", "StatsArray", "StatsTable", "CellsFreeMemory", "PageCounts",
+        "TypedParameters", "Version", "SecurityModel"}
+
+
+def test_results_pickle_copy_and_compare(results):
+    for result in results:
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            again = pickle.loads(pickle.dumps(result, protocol))
+            assert type(again) is type(result)
+            assert again == result
+            assert repr(again) == repr(result)
+        assert copy.deepcopy(result) == result
+        assert result != object()
+        assert (result == object()) is False
+
+
+def test_different_results_differ(results):
+    for one in results:
+        for other in results:
+            assert (one == other) == (repr(one) == repr(other))
+
+
+def test_values_that_cannot_change_hash_and_mappings_do_not(results):
+    for result in results:
+        if isinstance(result, Mapping):
+            with pytest.raises(TypeError, match="unhashable"):
+                hash(result)
+        else:
+            assert hash(result) == hash(pickle.loads(pickle.dumps(result)))
+
+
+def test_results_are_immutable_and_final(results):
+    for result in results:
+        name = next((name for name in dir(result) if not name.startswith("_")), "x")
+        with pytest.raises((AttributeError, TypeError)):
+            setattr(result, name, 1)
+        with pytest.raises((AttributeError, TypeError)):
+            result.new = 1
+        with pytest.raises(TypeError):
+            result[0] = 1
+        if not isinstance(result, tuple):
+            with pytest.raises(TypeError, match="not an acceptable base type"):
+                type("Sub", (type(result),), {})
+
+
+def test_results_are_made_by_the_package_only(results):
+    for result in results:
+        if not isinstance(result, tuple):
+            with pytest.raises(TypeError, match=r"can't be made by hand, Connection\."):
+                type(result)()
+            with pytest.raises(TypeError):
+                type(result)(1)
+
+
+def test_a_result_made_in_spite_of_that_is_empty_and_harmless(results):
+    for kind in {type(result) for result in results} - {pyvirhost.Version,
+                                                        pyvirhost.SecurityModel}:
+        empty = kind.__new__(kind)
+        assert empty == pickle.loads(pickle.dumps(empty))
+        assert isinstance(repr(empty), str)
+        assert all(not value for value in empty.to_dict().values())
+        if kind is not pyvirhost.NodeInfo and kind is not pyvirhost.TypedParameters:
+            assert memoryview(empty).nbytes == 0
+        for key in (0, "user", (0, 4), slice(None)):
+            with contextlib.suppress(AttributeError, LookupError, TypeError):
+                assert not kind.__getitem__(empty, key)
+
+
+def test_to_dict_speaks_of_every_value(results):
+    for result in results:
+        if isinstance(result, pyvirhost.StatsTable):
+            assert result.to_dict() == {number: dict(row) for number, row in result.items()}
+        elif isinstance(result, Mapping):
+            assert result.to_dict() == dict(result) == {key: result[key] for key in result}
+            assert result == result.to_dict()
+        elif isinstance(result, pyvirhost.NodeInfo):
+            assert all(getattr(result, name) == value for name, value in result.to_dict().items())
+
+
+# ---- buffers ----
+
+def expected_buffer(result):
+    """The format, shape and flat values that a result's buffer must have."""
+    if isinstance(result, pyvirhost.StatsArray):
+        return "Q", (len(result),), list(result.values())
+    if isinstance(result, pyvirhost.StatsTable):
+        values = [value for row in result.values() for value in row.values()]
+        return "Q", (len(result.index), len(result.fields)), values
+    if isinstance(result, pyvirhost.CPUMap):
+        return "B", ((len(result) + 7) // 8,), list(bytes(result))
+    if isinstance(result, pyvirhost.CellsFreeMemory):
+        return "Q", (len(result),), list(result)
+    values = [result[cell, size] for cell in result.cells for size in result.page_sizes]
+    return "Q", (len(result.cells), len(result.page_sizes)), values
+
+
+def test_buffers_have_the_right_shape_format_and_strides(results):
+    for result in buffers(results):
+        form, shape, values = expected_buffer(result)
+        view = memoryview(result)
+        itemsize = struct.calcsize(form)
+        assert (view.format, view.shape, view.itemsize, view.readonly, view.c_contiguous) == (
+            form, shape, itemsize, True, True)
+        assert view.strides == (itemsize,) if len(shape) == 1 else (shape[1] * itemsize, itemsize)
+        assert view.nbytes == len(values) * itemsize
+        assert list(view.cast("B").cast(form)) == values
+        assert view.obj is result
+
+
+def test_numpy_arrays_are_zero_copy_and_read_only(results):
+    for result in buffers(results):
+        form, shape, values = expected_buffer(result)
+        one, other = numpy.asarray(result), numpy.asarray(result)
+        assert one.dtype == numpy.dtype(form)
+        assert one.shape == shape
+        assert one.ravel().tolist() == values
+        assert not one.flags.writeable
+        assert one.flags.c_contiguous
+        assert one.ctypes.data == other.ctypes.data == address(result)
+        with pytest.raises(ValueError, match="read-only"):
+            one[...] = 0
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            one.flags.writeable = True
+
+
+def test_a_buffer_keeps_its_memory_alive():
+    with pyvirhost.open("test:///default") as connection:
+        views = [memoryview(result) for result in buffers(results_of(connection))]
+        before = [view.tobytes() for view in views]
+        churn = [connection.cpu_stats() for _ in range(1000)]
+    assert [view.tobytes() for view in views] == before
+    assert churn[-1].user == 9797400000
+
+
+class PyBuffer(ctypes.Structure):
+    _fields_ = [
+        ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t), ("readonly", ctypes.c_int), ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p), ("shape", ctypes.POINTER(ctypes.c_ssize_t)),
+        ("strides", ctypes.POINTER(ctypes.c_ssize_t)),
+        ("suboffsets", ctypes.POINTER(ctypes.c_ssize_t)), ("internal", ctypes.c_void_p)]
+
+
+SIMPLE, WRITABLE, FORMAT, ND, STRIDES = 0, 1, 4, 8, 0x10 | 8
+C_CONTIGUOUS, F_CONTIGUOUS, ANY_CONTIGUOUS = 0x20 | STRIDES, 0x40 | STRIDES, 0x80 | STRIDES
+
+
+def raw_buffer(result, flags):
+    """What PyObject_GetBuffer fills in for these flags."""
+    view = PyBuffer()
+    ctypes.pythonapi.PyObject_GetBuffer(
+        ctypes.py_object(result), ctypes.byref(view), ctypes.c_int(flags))
+    facts = (view.buf, view.len, view.itemsize, view.readonly, view.ndim, view.format,
+             bool(view.shape), bool(view.strides), bool(view.suboffsets))
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+    return facts
+
+
+def address(result):
+    return raw_buffer(result, SIMPLE)[0]
+
+
+@pytest.mark.parametrize("flags", [
+    SIMPLE, FORMAT, ND, ND | FORMAT, STRIDES, STRIDES | FORMAT, C_CONTIGUOUS | FORMAT,
+    ANY_CONTIGUOUS])
+def test_buffers_give_what_the_flags_ask_for_and_no_more(results, flags):
+    for result in buffers(results):
+        form, shape, values = expected_buffer(result)
+        size = struct.calcsize(form)
+        assert raw_buffer(result, flags)[1:] == (
+            size * len(values), size, 1, len(shape) if flags & ND else 1,
+            form.encode() if flags & FORMAT else None, bool(flags & ND),
+            flags & STRIDES == STRIDES, False)
+
+
+def test_buffers_refuse_to_be_written(results):
+    for result in buffers(results):
+        for flags in (WRITABLE, WRITABLE | ND, WRITABLE | STRIDES | FORMAT):
+            with pytest.raises(BufferError, match=f"{type(result).__name__} is read-only"):
+                raw_buffer(result, flags)
+
+
+def test_fortran_order_is_had_only_where_it_is_the_same(results):
+    for result in buffers(results):
+        _, shape, _ = expected_buffer(result)
+        if len(shape) == 2 and min(shape) > 1:
+            with pytest.raises(BufferError, match="C-contiguous"):
+                raw_buffer(result, F_CONTIGUOUS)
+        else:
+            assert raw_buffer(result, F_CONTIGUOUS)[7]
+
+
+def test_buffers_need_no_numpy(connection):
+    assert array.array("Q", memoryview(connection.cpu_stats())).tolist() == list(
+        connection.cpu_stats().values())
+    assert bytes(memoryview(connection.cpu_map())) == b"\x15"
+
+
+# ---- each type's own ways ----
+
+def test_stats_array_is_a_mapping_with_attributes(connection):
+    stats = connection.cpu_stats()
+    assert isinstance(stats, Mapping)
+    assert stats.fields == tuple(stats) == tuple(stats.keys())
+    assert stats["user"] == stats.user == stats.get("user") == 9797400000
+    assert "user" in stats
+    assert "steal" not in stats
+    assert None not in stats
+    assert stats.get("steal", 7) == 7
+    assert stats.intr is None
+    assert stats.total is None
+    with pytest.raises(KeyError, match="steal"):
+        stats["steal"]
+    with pytest.raises(AttributeError, match="'steal'; the server reports user, kernel"):
+        stats.steal  # noqa: B018
+    with pytest.raises(TypeError, match="unhashable"):
+        stats[[]]
+    assert {**stats} == stats.to_dict()
+
+
+def test_a_field_that_no_property_names_is_an_attribute_all_the_same(connection):
+    stats = connection.cpu_stats()
+    restore, (fields, unit, values) = stats.__reduce__()
+    newer = restore((*fields, "steal"), unit, (*values, 5))
+    assert newer.steal == newer["steal"] == 5
+
+
+def test_out_is_refilled_in_place(qemu):
+    earlier = qemu.cpu_stats()
+    view = memoryview(earlier)
+    before = list(view)
+    assert qemu.cpu_stats(out=earlier) is earlier
+    after = list(view)
+    assert after == list(earlier.values())
+    assert all(now >= then for now, then in zip(after[:3], before[:3], strict=True))
+    for table in (qemu.per_cpu_stats(), qemu.per_cell_memory_stats()):
+        read = qemu.per_cpu_stats if table.unit == "ns" else qemu.per_cell_memory_stats
+        start = address(table)
+        assert read(out=table) is table
+        assert address(table) == start
+    memory = qemu.memory_stats()
+    assert qemu.memory_stats(out=memory) is memory
+    cell = qemu.memory_stats(0)
+    assert qemu.memory_stats(0, out=cell) is cell
+
+
+def test_out_of_another_kind_is_refused_and_unchanged(qemu, connection):
+    times, memory, cell = qemu.cpu_stats(), qemu.memory_stats(), qemu.memory_stats(0)
+    tests = connection.per_cpu_stats()
+    untouched = pickle.dumps((times, memory, cell, tests))
+    with pytest.raises(ValueError, match="out has the fields"):
+        qemu.cpu_stats(out=memory)
+    with pytest.raises(ValueError, match="out has the fields"):
+        qemu.memory_stats(out=cell)
+    with pytest.raises(ValueError, match="out has the"):
+        qemu.per_cpu_stats(out=tests)
+    with pytest.raises(TypeError, match="'out' has incorrect type"):
+        qemu.cpu_stats(out={})
+    with pytest.raises(TypeError, match="'out' has incorrect type"):
+        qemu.per_cpu_stats(out=times)
+    with pytest.raises(pyvirhost.InvalidArgumentError):
+        qemu.cpu_stats(9999, out=times)
+    assert pickle.dumps((times, memory, cell, tests)) == untouched
+    empty = pyvirhost.StatsArray.__new__(pyvirhost.StatsArray)
+    with pytest.raises(ValueError, match="out has the fields"):
+        qemu.cpu_stats(out=empty)
+
+
+def test_stats_table_maps_numbers_to_rows(connection):
+    table = connection.per_cpu_stats()
+    assert isinstance(table, Mapping)
+    assert (len(table), list(table), table.index) == (3, [0, 2, 4], (0, 2, 4))
+    assert table[2] == connection.cpu_stats(2)
+    assert table[2].unit == table.unit == "ns"
+    assert 2 in table
+    assert 1 not in table
+    assert table.get(1) is None
+    with pytest.raises(KeyError):
+        table[1]
+
+
+def test_cpu_map_is_asked_by_cpu_number(connection):
+    cpu_map = connection.cpu_map()
+    assert [cpu_map[cpu] for cpu in range(8)] == [
+        True, False, True, False, True, False, False, False]
+    assert 2 in cpu_map
+    assert 3 not in cpu_map
+    assert "2" not in cpu_map
+    assert -1 not in cpu_map
+    assert 2**70 not in cpu_map
+    for beyond in (8, -1, 10**6):
+        with pytest.raises(IndexError, match="not present, there are 8"):
+            cpu_map[beyond]
+    with pytest.raises(TypeError):
+        cpu_map["0"]
+    assert cpu_map.to_dict()[4] is True
+
+
+def test_cells_free_memory_is_a_sequence(connection):
+    cells = connection.cells_free_memory()
+    assert (len(cells), cells[0], cells[-1], cells[:1]) == (2, 2097152, 4194304, (2097152,))
+    assert sum(cells) == 6291456
+    assert 4194304 in cells
+    assert cells.start_cell == 0
+    with pytest.raises(IndexError):
+        cells[2]
+
+
+def test_page_counts_are_asked_by_cell_and_page_size(connection):
+    counts = connection.free_pages([4, 2048], 1, 1)
+    assert (counts.page_sizes, counts.start_cell, counts.cells) == ((4, 2048), 1, range(1, 2))
+    assert counts[1, 2048] == 45
+    for missing in ((0, 4), (1, 8), (2, 4)):
+        with pytest.raises(KeyError):
+            counts[missing]
+    for nonsense in (1, (1,), "ab", (1, 2, 3)):
+        with pytest.raises((TypeError, KeyError)):
+            counts[nonsense]
+
+
+def test_versions_are_tuples_with_names():
+    version = pyvirhost.Version(9, 0, 1)
+    assert (version.major, version.minor, version.release) == version == (9, 0, 1)
+    assert (int(version), str(version)) == (9000001, "9.0.1")
+    assert version < (10,) < pyvirhost.Version(10, 4, 0)
+
+
+def test_pickles_with_nonsense_are_refused(connection):
+    for result in results_of(connection):
+        if isinstance(result, tuple):
+            continue
+        restore, arguments = result.__reduce__()
+        for position in range(len(arguments)):
+            for nonsense in (None, "x", -1, (), (None,), (2**64,), b"abc", 2**40):
+                changed = (*arguments[:position], nonsense, *arguments[position + 1:])
+                try:
+                    again = restore(*changed)
+                except (TypeError, ValueError, OverflowError, AttributeError, MemoryError):
+                    continue
+                assert isinstance(repr(again), str)
+                if not isinstance(result, (pyvirhost.NodeInfo, pyvirhost.TypedParameters)):
+                    memoryview(again).tobytes()
