@@ -78,13 +78,14 @@ class Daemon:
         for name in ("run", "config", "cache", "state"):
             (self.home / name).mkdir()
         command = ["libvirtd", "--listen", "-f", self.home / "conf", "-p", self.home / "pid"]
-        if os.geteuid() == 0 and not self.privileged:
+        # A suite that is killed takes its daemons along.
+        start = ["setpriv", "--pdeathsig=KILL"]
+        if self.privileged:
+            start += ["unshare", "--mount", "sh", "-ec", ISOLATE, "sh", self.home]
+        elif os.geteuid() == 0:
             for path in (self.home, *self.home.iterdir()):
                 os.chown(path, NOBODY, NOBODY)
-            command = [
-                "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
-        if self.privileged:
-            command = ["unshare", "--mount", "sh", "-ec", ISOLATE, "sh", self.home, *command]
+            start += [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         environment = {
             "PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin",
             "HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run),
@@ -94,7 +95,8 @@ class Daemon:
         }
         self.log = (self.home / "log").open("wb")
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+            [*start, *command], env=environment, stdin=subprocess.DEVNULL, stdout=self.log,
+            stderr=self.log)
         wait_until(self.answers, "the daemon's socket")
         return self
 
