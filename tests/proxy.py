@@ -22,12 +22,15 @@ class Proxy:
         The procedure of each call since the start or the last `clear`.
     change_reply : callable, optional
         Gets the procedure and the body of each reply and returns another body.
+    cut_at : int, optional
+        The procedure in place of whose reply the connection is cut.
     """
 
     def __init__(self, daemon):
         self.daemon = daemon
         self.calls = []
         self.change_reply = None
+        self.cut_at = None
 
     def __enter__(self):
         self.stack = ExitStack()
@@ -77,6 +80,8 @@ class Proxy:
                 body = stream.read(length - 28)
                 if kind == CALL and not is_reply:
                     self.calls.append(procedure)
+                if is_reply and procedure == self.cut_at:
+                    break
                 if is_reply and self.change_reply is not None:
                     body = self.change_reply(procedure, body)
                     head = struct.pack(">I", 28 + len(body)) + head[4:]

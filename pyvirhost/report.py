@@ -1,0 +1,463 @@
+"""What a host is, has and does, in one report: as JSON-ready data and as text.
+
+`collect` reads a host and `print_report` shows what it read. Only the text needs rich and humanize,
+the extra ``pyvirhost[cli]``.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from xml.etree import ElementTree
+
+import pyvirhost
+
+if TYPE_CHECKING:
+    from pyvirhost import Connection, CPUMap, NodeInfo, TypedParameters
+
+T = TypeVar("T")
+Report = dict[str, Any]
+
+KIB = 1024
+NOT_SUPPORTED = "not supported"
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+def collect(connection: "Connection") -> Report:
+    """Read everything that the report shows.
+
+    What can't be read is None and never fails the report; ``errors`` says why. Memory is in bytes
+    and time in seconds, and every key of such a value says so.
+
+    Parameters
+    ----------
+    connection : Connection
+        May be read-only.
+
+    Returns
+    -------
+    dict of str
+        With these keys, always. Each value marked ? may be None.
+
+        - ``identity``: ``hostname`` ?, ``uri`` ?, ``driver`` ?, ``hypervisor_version`` ?,
+          ``libvirt_version`` ? (both as in ``"9.0.0"``; the server's libvirt), ``secure`` ?,
+          ``encrypted`` ?
+        - ``node`` ?: ``model``, ``memory_bytes``, ``cpus``, ``mhz``, ``nodes``, ``sockets``,
+          ``cores``, ``threads``, ``max_cpus``, with the meanings of `NodeInfo`
+        - ``cpu_map`` ?: ``present`` and ``online``, how many, and ``online_cpus``, their numbers
+        - ``cpu_time``: ``total`` ?, since the host booted, and ``per_cpu`` ?, a list of the same
+          for each online CPU, with its number as ``cpu``. A time has the fields that the server
+          reports: ``user_seconds``, ``kernel_seconds``, ``idle_seconds``, ``iowait_seconds``, and
+          where it knows them ``guest_seconds`` (part of the user's), ``intr_seconds``,
+          ``utilization_percent``
+        - ``memory``: ``free_bytes`` ? and ``stats`` ?, which has the fields that the server
+          reports: ``total_bytes``, ``free_bytes``, ``buffers_bytes``, ``cached_bytes``, and where
+          it knows it ``available_bytes``
+        - ``cells`` ?: a list, for each NUMA cell ``cell``, its number, ``free_bytes`` ?, ``stats``
+          ? (``total_bytes``, ``free_bytes``) and ``free_pages`` ?, a list of ``page_size_bytes``
+          and ``free``, how many
+        - ``ksm`` ?: ``pages_to_scan``, ``sleep_seconds``, ``pages_shared``, ``pages_sharing``,
+          ``pages_unshared``, ``pages_volatile``, ``full_scans``, ``merge_across_nodes`` (a bool),
+          those that the host's kernel has
+        - ``security_model`` ?: ``model``, ``doi``
+        - ``errors``: for each None its place, such as ``"ksm"``, ``"memory.stats"`` or, for all
+          cells, ``"cells.free_pages"``, with the ``type`` of the exception and its ``message``
+
+    Raises
+    ------
+    ConnectionLostError, ConnectionClosedError
+        There is nothing left to read from.
+
+    Examples
+    --------
+    >>> with pyvirhost.open("test:///default", readonly=True) as connection:
+    ...     collect(connection)["node"]["memory_bytes"]
+    3221225472
+    """
+    errors: dict[str, dict[str, str]] = {}
+
+    def read(place: str, reading: Callable[[], T]) -> T | None:
+        try:
+            return reading()
+        except (pyvirhost.ConnectionLostError, pyvirhost.ConnectionClosedError):
+            raise
+        except pyvirhost.LibvirtError as error:
+            errors[place] = {"type": type(error).__name__, "message": error.message}
+            return None
+
+    identity = {
+        "hostname": read("identity.hostname", connection.hostname),
+        "uri": read("identity.uri", connection.uri),
+        "driver": read("identity.driver", connection.type),
+        "hypervisor_version": read(
+            "identity.hypervisor_version", lambda: str(connection.version())),
+        "libvirt_version": read("identity.libvirt_version", lambda: str(connection.lib_version())),
+        "secure": read("identity.secure", connection.is_secure),
+        "encrypted": read("identity.encrypted", connection.is_encrypted),
+    }
+    node = read("node", lambda: node_values(connection.node_info()))
+    cpu_map = read("cpu_map", lambda: cpu_map_values(connection.cpu_map()))
+    total = read("cpu_time.total", lambda: in_seconds(connection.cpu_stats()))
+    per_cpu = read("cpu_time.per_cpu", lambda: [
+        {"cpu": cpu, **in_seconds(times)} for cpu, times in connection.per_cpu_stats().items()])
+    memory = {
+        "free_bytes": read("memory.free_bytes", connection.free_memory),
+        "stats": read("memory.stats", lambda: in_bytes(connection.memory_stats())),
+    }
+
+    free = read("cells.free_bytes", lambda: list(connection.cells_free_memory()))
+    cells = None
+    if free is None and node is None:
+        errors["cells"] = errors.pop("cells.free_bytes")
+    else:
+        # Telling the number of cells saves free_pages() from asking for it.
+        count = node["nodes"] if node and free is None else len(free or ())
+        stats = read("cells.stats", lambda: [
+            in_bytes(connection.memory_stats(cell)) for cell in range(count)])
+        pages = read("cells.free_pages", lambda: free_pages(connection, count))
+        cells = [
+            {
+                "cell": cell,
+                "free_bytes": free and free[cell],
+                "stats": stats and stats[cell],
+                "free_pages": pages and pages[cell],
+            }
+            for cell in range(count)
+        ]
+
+    return {
+        "identity": identity,
+        "node": node,
+        "cpu_map": cpu_map,
+        "cpu_time": {"total": total, "per_cpu": per_cpu},
+        "memory": memory,
+        "cells": cells,
+        "ksm": read("ksm", lambda: ksm_values(connection.memory_parameters())),
+        "security_model": read("security_model", lambda: dict(
+            zip(("model", "doi"), connection.security_model(), strict=True))),
+        "errors": errors,
+    }
+
+
+def node_values(info: "NodeInfo") -> dict[str, Any]:
+    """Return a host's node information by the report's keys."""
+    return {
+        "model": info.model,
+        "memory_bytes": info.memory * KIB,
+        "cpus": info.cpus,
+        "mhz": info.mhz,
+        "nodes": info.nodes,
+        "sockets": info.sockets,
+        "cores": info.cores,
+        "threads": info.threads,
+        "max_cpus": info.max_cpus,
+    }
+
+
+def cpu_map_values(cpu_map: "CPUMap") -> dict[str, Any]:
+    """Return a CPU map by the report's keys."""
+    return {"present": len(cpu_map), "online": cpu_map.online, "online_cpus": list(cpu_map)}
+
+
+def in_seconds(stats: Mapping[str, int]) -> dict[str, int | float]:
+    """Return CPU statistics in seconds."""
+    return {
+        "utilization_percent" if field == "utilization" else f"{field}_seconds":
+            value if field == "utilization" else value / 1e9
+        for field, value in stats.items()
+    }
+
+
+def in_bytes(stats: Mapping[str, int]) -> dict[str, int]:
+    """Return memory statistics in bytes."""
+    return {f"{field}_bytes": value * KIB for field, value in stats.items()}
+
+
+def free_pages(connection: "Connection", cells: int) -> list[list[dict[str, int]]]:
+    """Return for each cell how many pages of each size are free."""
+    sizes = page_sizes(connection.capabilities())
+    if not sizes:
+        return [[] for _ in range(cells)]
+    counts = connection.free_pages(sizes, 0, cells).to_dict()
+    return [
+        [{"page_size_bytes": size * KIB, "free": free}
+         for size, free in counts.get(cell, {}).items()]
+        for cell in range(cells)
+    ]
+
+
+def page_sizes(capabilities: str) -> list[int]:
+    """Return the sizes in KiB of the pages that a host has, or none where it does not say.
+
+    Parameters
+    ----------
+    capabilities : str
+        The XML of `Connection.capabilities`.
+    """
+    try:
+        pages = ElementTree.fromstring(capabilities).findall("host/cpu/pages")
+    except ElementTree.ParseError:
+        return []
+    return [int(page.get("size", "")) for page in pages if page.get("size", "").isdecimal()]
+
+
+def ksm_values(parameters: "TypedParameters") -> dict[str, Any]:
+    """Return the memory parameters, all of which are KSM's, by the report's keys."""
+    values: dict[str, Any] = {}
+    for name, value in parameters.items():
+        key = name.removeprefix("shm_")
+        if key == "sleep_millisecs":
+            values["sleep_seconds"] = float(value) / 1000
+        elif key == "merge_across_nodes":
+            values[key] = bool(value)
+        else:
+            values[key] = value
+    return values
+
+
+# ---- showing ------------------------------------------------------------------------------------
+
+class Section(NamedTuple):
+    """One part of the text: pairs of label and value, a table, or both, or only a title."""
+
+    title: str
+    pairs: Sequence[tuple[str, str]] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+def print_report(report: Report, file: IO[str] | None = None) -> None:
+    """Print a report for people: with colours on a terminal, plain and unwrapped elsewhere.
+
+    Parameters
+    ----------
+    report : dict
+        What `collect` returned, also after a trip through JSON.
+    file : text file, optional
+        By default standard output.
+
+    Raises
+    ------
+    ImportError
+        rich or humanize is not installed.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    file = file or sys.stdout
+    # Names and messages come from the host: what looks like markup in them is not.
+    console = Console(file=file, markup=False, emoji=False, highlight=False)
+    if not (file and file.isatty()):
+        console.width = 1_000_000  # rich would wrap at 80
+    with console.capture() as capture:
+        for section in sections(report):
+            console.print(Text(f"\n{printable(section.title)}", style="bold"))
+            for lines, header in ((section.pairs, ()), (section.rows, section.header)):
+                table = Table(box=None, padding=(0, 0, 0, 2), show_header=bool(header))
+                for title in header:
+                    table.add_column(printable(title), justify="right", header_style="cyan")
+                if not header:
+                    table.add_column(style="cyan", no_wrap=True)
+                for line in lines:
+                    table.add_row(*map(printable, line),
+                                  style="dim" if NOT_SUPPORTED in line else None)
+                if lines:
+                    console.print(table)
+    # rich fills lines up to the table's width. An encoding that lacks a letter of a host's name
+    # is no reason to fail.
+    text = "\n".join(line.rstrip() for line in capture.get().strip("\n").split("\n"))
+    text = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
+    print(text, file=file, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line and without control characters, which a terminal would obey."""
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+        for c in text)
+
+
+def sections(report: Report) -> Iterable[Section]:
+    """Return a report's sections as text, in the order in which they are shown."""
+    errors = report["errors"]
+
+    def refusal(place: str) -> str:
+        error = errors[place]
+        return NOT_SUPPORTED if error["type"] == "NotSupportedError" else error["message"]
+
+    def value(place: str, show: Callable[[Any], str] = str) -> str:
+        found = report
+        for key in place.split("."):
+            found = found[key]
+        return refusal(place) if found is None else show(found)
+
+    def whole(title: str, place: str, pairs: Callable[[Any], list[tuple[str, str]]]) -> Section:
+        if report[place] is None:
+            return Section(f"{title}: {refusal(place)}")
+        return Section(title, pairs(report[place]))
+
+    return [
+        Section("Identity", [
+            ("Hostname", value("identity.hostname")),
+            ("URI", value("identity.uri")),
+            ("Driver", value("identity.driver")),
+            ("Hypervisor version", value("identity.hypervisor_version")),
+            ("libvirt version", value("identity.libvirt_version")),
+            ("Secure", value("identity.secure", yes_or_no)),
+            ("Encrypted", value("identity.encrypted", yes_or_no)),
+        ]),
+        whole("Node", "node", node_pairs),
+        whole("CPU map", "cpu_map", cpu_map_pairs),
+        cpu_time_section(report["cpu_time"], refusal),
+        Section("Memory", [
+            ("Free", value("memory.free_bytes", lambda free: share_of_memory(free, report))),
+            ("Statistics", value("memory.stats", lambda stats: ", ".join(
+                f"{size(amount)} {field.removesuffix('_bytes')}"
+                for field, amount in stats.items()))),
+        ]),
+        cells_section(report["cells"], errors, refusal),
+        whole("KSM", "ksm", ksm_pairs),
+        whole("Security model", "security_model", lambda model: [
+            ("Model", model["model"] or "none"), ("DOI", model["doi"] or "none")]),
+    ]
+
+
+def node_pairs(node: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the node information."""
+    frequency = f" at {node['mhz']} MHz" if node["mhz"] else ""
+    topology = " x ".join(counted(node[f"{part}s"], part)
+                          for part in ("node", "socket", "core", "thread"))
+    return [
+        ("Model", node["model"]),
+        ("Memory", size(node["memory_bytes"])),
+        ("CPUs", f"{node['cpus']}{frequency}"),
+        ("Topology", f"{topology}, room for {counted(node['max_cpus'], 'CPU')}"),
+    ]
+
+
+def cpu_map_pairs(cpu_map: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the CPU map."""
+    online = cpu_map["online_cpus"]
+    offline = sorted(set(range(cpu_map["present"])).difference(online))
+    return [
+        ("Present", str(cpu_map["present"])),
+        ("Online", f"{len(online)}: {ranges(online)}" if online else "0"),
+        ("Offline", f"{len(offline)}: {ranges(offline)}" if offline else "0"),
+    ]
+
+
+def cpu_time_section(cpu_time: Mapping[str, Any], refusal: Callable[[str], str]) -> Section:
+    """Return the times of all CPUs together and of each, with their shares."""
+    pairs, header, rows = [], [], []
+    if cpu_time["total"] is None:
+        pairs.append(("All CPUs", refusal("cpu_time.total")))
+    else:
+        rows.append(("all", cpu_time["total"]))
+    if cpu_time["per_cpu"] is None:
+        pairs.append(("Each CPU", refusal("cpu_time.per_cpu")))
+    else:
+        rows += [(str(row["cpu"]), {field: time for field, time in row.items() if field != "cpu"})
+                 for row in cpu_time["per_cpu"]]
+    if rows:
+        header = ["CPU", *(field.rpartition("_")[0].capitalize() for field in rows[0][1])]
+    return Section("CPU time since boot", pairs, header,
+                   [[cpu, *time_cells(times)] for cpu, times in rows])
+
+
+def time_cells(times: Mapping[str, float]) -> list[str]:
+    """Return each time with its share of all the time there was."""
+    # Guests' time is part of the user's.
+    whole = sum(time for field, time in times.items()
+                if field.endswith("_seconds") and field != "guest_seconds")
+    return [
+        f"{duration(time)} {time / (whole or 1):6.1%}" if field.endswith("_seconds") else f"{time}%"
+        for field, time in times.items()
+    ]
+
+
+def cells_section(cells: Sequence[Mapping[str, Any]] | None, errors: Mapping[str, Any],
+                  refusal: Callable[[str], str]) -> Section:
+    """Return the memory and pages of each NUMA cell."""
+    from humanize import intcomma
+
+    if cells is None:
+        return Section(f"NUMA cells: {refusal('cells')}")
+    pairs = [(label, refusal(place)) for label, place in (
+        ("Free memory", "cells.free_bytes"),
+        ("Statistics", "cells.stats"),
+        ("Free pages", "cells.free_pages"),
+    ) if place in errors]
+    rows = []
+    for cell in cells:
+        # Free memory is one of the statistics too, but some drivers have only one of the two.
+        row = {"Free": size(cell["free_bytes"])} if cell["free_bytes"] is not None else {}
+        for field, amount in (cell["stats"] or {}).items():
+            row.setdefault(field.removesuffix("_bytes").capitalize(), size(amount))
+        for pages in cell["free_pages"] or ():
+            row[f"Free {size(pages['page_size_bytes'], '%.0f')} pages"] = intcomma(pages["free"])
+        rows.append((str(cell["cell"]), row))
+    titles = list(dict.fromkeys(title for _, row in rows for title in row))
+    if not titles:
+        return Section("NUMA cells", [("Cells", str(len(cells))), *pairs])
+    return Section("NUMA cells", pairs, ["Cell", *titles],
+                   [[cell, *(row.get(title, "") for title in titles)] for cell, row in rows])
+
+
+def ksm_pairs(ksm: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the KSM parameters."""
+    from humanize import intcomma
+
+    pairs = []
+    for key, value in ksm.items():
+        if key == "sleep_seconds":
+            pairs.append(("Sleep", duration(value)))
+        else:
+            shown = yes_or_no(value) if isinstance(value, bool) else intcomma(value)
+            pairs.append((key.replace("_", " ").capitalize(), shown))
+    return pairs
+
+
+# ---- numbers in words ---------------------------------------------------------------------------
+
+def yes_or_no(value: bool) -> str:
+    """Return ``"yes"`` or ``"no"``."""
+    return "yes" if value else "no"
+
+
+def counted(count: int, thing: str) -> str:
+    """Return how many of a thing there are, as in ``"2 cores"``."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def size(amount: int, format: str = "%.1f") -> str:
+    """Return a number of bytes, as in ``"3.0 GiB"``."""
+    from humanize import naturalsize
+
+    return naturalsize(amount, binary=True, format=format)
+
+
+def share_of_memory(amount: int, report: Report) -> str:
+    """Return a number of bytes and what part of the host's memory it is."""
+    memory = report["node"] and report["node"]["memory_bytes"]
+    return f"{size(amount)} of {size(memory)} ({amount / memory:.1%})" if memory else size(amount)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its largest unit, as in ``"9.6 h"``."""
+    # humanize can't: it raises from two thousand years on, which is little for a big host's CPUs.
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds * 1000:.0f} ms"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return ascending numbers as in ``"0-3,8"``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
