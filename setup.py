@@ -1,6 +1,7 @@
 """Find libvirt and compile the extension modules; everything else stands in pyproject.toml."""
 
 import sys
+from glob import glob
 from typing import ClassVar
 
 import pkgconfig
@@ -9,6 +10,7 @@ from setuptools.command.build_ext import build_ext
 
 LIBVIRT = ">= 7.0.0"
 MODULES = ("_errors", "_results", "_connection")
+DECLARATIONS = sorted(glob("include/*") + glob("pyvirhost/*.pxd"))
 DIRECTIVES = {
     "language_level": 3,
     "annotation_typing": False,
@@ -16,7 +18,7 @@ DIRECTIVES = {
     "autotestdict": False,
 }
 INSTALL_HINT = (
-    "Install {what}: apt install {apt} (Debian, Ubuntu), dnf install {dnf} (Fedora), "
+    "install {what}: apt install {apt} (Debian, Ubuntu), dnf install {dnf} (Fedora), "
     "zypper install {dnf} (openSUSE) or apk add {apk} (Alpine)."
 )
 
@@ -60,22 +62,23 @@ def find_libvirt():
     try:
         found = pkgconfig.installed("libvirt", LIBVIRT)
     except OSError:
-        sys.exit("pyvirhost: pkg-config is missing. " + INSTALL_HINT.format(
+        sys.exit("pyvirhost: pkg-config is missing; " + INSTALL_HINT.format(
             what="it", apt="pkg-config", dnf="pkgconf-pkg-config", apk="pkgconf"))
     if found:
         return pkgconfig.parse("libvirt")
     if pkgconfig.exists("libvirt"):
         version = pkgconfig.modversion("libvirt")
-        problem = f"libvirt {version} is too old, pyvirhost needs {LIBVIRT}."
+        problem = f"libvirt's headers are {version}, but {LIBVIRT} are needed"
     else:
-        problem = "libvirt's headers are missing."
-    sys.exit(f"pyvirhost: {problem} " + INSTALL_HINT.format(
-        what="the headers", apt="libvirt-dev", dnf="libvirt-devel", apk="libvirt-dev"))
+        problem = "libvirt's headers are missing"
+    sys.exit(f"pyvirhost: {problem}; " + INSTALL_HINT.format(
+        what="them", apt="libvirt-dev", dnf="libvirt-devel", apk="libvirt-dev"))
 
 
 setup(
     cmdclass={"build_ext": BuildExtensions},
     ext_modules=[
-        Extension(f"pyvirhost.{name}", [f"pyvirhost/{name}.pyx"]) for name in MODULES
+        Extension(f"pyvirhost.{name}", [f"pyvirhost/{name}.pyx"], depends=DECLARATIONS)
+        for name in MODULES
     ],
 )

@@ -1,0 +1,56 @@
+# The commands a person types. A second run of one does again only what has changed.
+
+PYTHON ?= python3
+URI ?= test:///default
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet
+
+export PYTHON
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run test lint clean
+.NOTPARALLEL:  # one pip at a time in the environment
+
+help:
+	@echo "make run     build, and print the report of the host that URI names ($(URI))"
+	@echo "make test    run the tests, with the arguments for pytest that ARGS holds"
+	@echo "make lint    check the sources and the type stubs"
+	@echo "make clean   remove all that the others made"
+	@echo "Each first sets up what it needs. PYTHON names the interpreter ($(PYTHON))."
+
+run: $(VENV)/installed
+	@$(BIN)/python -m pyvirhost --connect "$(URI)"
+
+test: $(VENV)/installed $(VENV)/test-group
+	@.ci/packages test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed $(VENV)/lint-group
+	$(BIN)/ruff check .
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint pyvirhost include  # it starts pycodestyle
+	$(BIN)/python setup.py -q build_ext --strict --force --build-lib build/strict --build-temp build/strict
+	$(BIN)/mypy pyvirhost
+	$(BIN)/stubtest pyvirhost --allowlist tests/stubtest.allowlist --ignore-unused-allowlist
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info pyvirhost/*.c pyvirhost/*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -r {} +
+
+$(VENV)/made:
+	@.ci/packages build
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip >= 25.1"  # the first that knows dependency groups
+	@touch $@
+
+# Editable: the .py files are used where they lie, only what is compiled has to be built anew.
+$(VENV)/installed: $(VENV)/made pyproject.toml setup.py $(wildcard include/* pyvirhost/*.pyx pyvirhost/*.pxd)
+	$(PIP) install --editable ".[cli]"
+	@touch $@
+
+$(VENV)/%-group: $(VENV)/made pyproject.toml
+	$(PIP) install --group $*
+	@touch $@
