@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 LIBVIRT = ">= 7.0.0"
-MODULES = ("_errors", "_results", "_connection")
+MODULES = ("_errors", "_results", "_events", "_connection")
 DECLARATIONS = sorted(glob("include/*") + glob("pyvirhost/*.pxd"))
 DIRECTIVES = {
     "language_level": 3,

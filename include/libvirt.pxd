@@ -38,8 +38,26 @@ cdef extern from "<libvirt/libvirt.h>" nogil:
         unsigned long long value
     ctypedef virNodeMemoryStats *virNodeMemoryStatsPtr
 
-    ctypedef struct virConnectAuth
+    ctypedef struct virConnectCredential:
+        int type
+        const char *prompt
+        const char *challenge
+        const char *defresult
+        char *result
+        unsigned int resultlen
+    ctypedef virConnectCredential *virConnectCredentialPtr
+
+    ctypedef int (*virConnectAuthCallbackPtr)(virConnectCredentialPtr cred, unsigned int ncred,
+                                              void *cbdata)
+
+    ctypedef struct virConnectAuth:
+        int *credtype
+        unsigned int ncredtype
+        virConnectAuthCallbackPtr cb
+        void *cbdata
     ctypedef virConnectAuth *virConnectAuthPtr
+
+    virConnectAuthPtr virConnectAuthPtrDefault
 
     # libvirt-common.h
     enum:
@@ -85,6 +103,8 @@ cdef extern from "<libvirt/libvirt.h>" nogil:
     void virTypedParamsClear(virTypedParameterPtr params, int nparams)
     void virTypedParamsFree(virTypedParameterPtr params, int nparams)
 
+    ctypedef void (*virFreeCallback)(void *opaque)
+
     # libvirt-host.h, functions
     int virNodeGetMemoryParameters(virConnectPtr conn, virTypedParameterPtr params, int *nparams,
                                    unsigned int flags)
@@ -99,12 +119,19 @@ cdef extern from "<libvirt/libvirt.h>" nogil:
     virConnectPtr virConnectOpenAuth(const char *name, virConnectAuthPtr auth, unsigned int flags)
     int virConnectRef(virConnectPtr conn)
     int virConnectClose(virConnectPtr conn)
+    int virConnectSetIdentity(virConnectPtr conn, virTypedParameterPtr params, int nparams,
+                              unsigned int flags)
     const char *virConnectGetType(virConnectPtr conn)
     int virConnectGetVersion(virConnectPtr conn, unsigned long *hvVer)
     int virConnectGetLibVersion(virConnectPtr conn, unsigned long *libVer)
     char *virConnectGetHostname(virConnectPtr conn)
     char *virConnectGetURI(virConnectPtr conn)
     char *virConnectGetSysinfo(virConnectPtr conn, unsigned int flags)
+    int virConnectSetKeepAlive(virConnectPtr conn, int interval, unsigned int count)
+    ctypedef void (*virConnectCloseFunc)(virConnectPtr conn, int reason, void *opaque)
+    int virConnectRegisterCloseCallback(virConnectPtr conn, virConnectCloseFunc cb, void *opaque,
+                                        virFreeCallback freecb)
+    int virConnectUnregisterCloseCallback(virConnectPtr conn, virConnectCloseFunc cb)
     int virConnectGetMaxVcpus(virConnectPtr conn, const char *type)
     int virNodeGetInfo(virConnectPtr conn, virNodeInfo *info)
     char *virConnectGetCapabilities(virConnectPtr conn)
@@ -140,6 +167,18 @@ cdef extern from "<libvirt/libvirt.h>" nogil:
                           unsigned long long *pageCounts, int startCell, unsigned int cellCount,
                           unsigned int flags)
 
+    # libvirt-event.h
+    ctypedef void (*virEventHandleCallback)(int watch, int fd, int events, void *opaque)
+    ctypedef void (*virEventTimeoutCallback)(int timer, void *opaque)
+    int virEventRegisterDefaultImpl()
+    int virEventRunDefaultImpl()
+    int virEventAddHandle(int fd, int events, virEventHandleCallback cb, void *opaque,
+                          virFreeCallback ff)
+    int virEventRemoveHandle(int watch)
+    int virEventAddTimeout(int frequency, virEventTimeoutCallback cb, void *opaque,
+                           virFreeCallback ff)
+    int virEventRemoveTimeout(int timer)
+
     # libvirt-domain.h
     int VIR_CPU_MAPLEN(int cpu)
     int VIR_CPU_USED(const unsigned char *cpumap, int cpu)
@@ -149,6 +188,7 @@ cdef extern from "<libvirt/virterror.h>" nogil:
     enum:
         VIR_FROM_NONE
         VIR_FROM_URI
+        VIR_FROM_AUTH
 
     enum:
         VIR_ERR_OK

@@ -20,10 +20,12 @@ _MODULES = {
         "ConnectionClosedError", "ConnectionLostError", "InvalidArgumentError", "LibvirtError",
         "NotSupportedError", "OperationTimeoutError",
     ),
+    "_events": ("EventLoop",),
     "_results": (
         "CPUMap", "CellsFreeMemory", "NodeInfo", "PageCounts", "SecurityModel", "StatsArray",
         "StatsTable", "TypedParameters", "Version",
     ),
+    "auth": ("Credential", "DEFAULT_AUTH", "PasswordAuth"),
     "constants": (
         "ALL_CELLS", "ALL_CPUS", "AllocPagesFlags", "BaselineCPUFlags", "CPUCompareResult",
         "CloseReason", "CompareCPUFlags", "ConnectFlags", "CredentialType", "ErrorCode",

@@ -14,6 +14,7 @@ from pyvirhost._errors import InvalidArgumentError as InvalidArgumentError
 from pyvirhost._errors import LibvirtError as LibvirtError
 from pyvirhost._errors import NotSupportedError as NotSupportedError
 from pyvirhost._errors import OperationTimeoutError as OperationTimeoutError
+from pyvirhost._events import EventLoop as EventLoop
 from pyvirhost._results import CellsFreeMemory as CellsFreeMemory
 from pyvirhost._results import CPUMap as CPUMap
 from pyvirhost._results import NodeInfo as NodeInfo
@@ -23,6 +24,9 @@ from pyvirhost._results import StatsArray as StatsArray
 from pyvirhost._results import StatsTable as StatsTable
 from pyvirhost._results import TypedParameters as TypedParameters
 from pyvirhost._results import Version as Version
+from pyvirhost.auth import DEFAULT_AUTH as DEFAULT_AUTH
+from pyvirhost.auth import Credential as Credential
+from pyvirhost.auth import PasswordAuth as PasswordAuth
 from pyvirhost.constants import ALL_CELLS as ALL_CELLS
 from pyvirhost.constants import ALL_CPUS as ALL_CPUS
 from pyvirhost.constants import AllocPagesFlags as AllocPagesFlags
@@ -42,6 +46,7 @@ __version__: Final[str]
 __all__ = [
     "ALL_CELLS",
     "ALL_CPUS",
+    "DEFAULT_AUTH",
     "AccessDeniedError",
     "AllocPagesFlags",
     "AuthenticationError",
@@ -56,10 +61,12 @@ __all__ = [
     "Connection",
     "ConnectionClosedError",
     "ConnectionLostError",
+    "Credential",
     "CredentialType",
     "ErrorCode",
     "ErrorDomain",
     "ErrorLevel",
+    "EventLoop",
     "InvalidArgumentError",
     "LibvirtError",
     "NodeInfo",
@@ -67,6 +74,7 @@ __all__ = [
     "NotSupportedError",
     "OperationTimeoutError",
     "PageCounts",
+    "PasswordAuth",
     "SecurityModel",
     "StatsArray",
     "StatsTable",

@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Final, Never, NoReturn, Self, SupportsIndex, final
 
@@ -13,14 +13,21 @@ from pyvirhost._results import (
     TypedParameters,
     Version,
 )
-from pyvirhost.constants import CPUCompareResult
+from pyvirhost.auth import Authenticator
+from pyvirhost.constants import CloseReason, CPUCompareResult
 
 OLDEST_LIBVIRT: Final[Version]
 
 def initialize() -> None: ...
 def lib_version() -> Version: ...
 def open(
-    uri: str | None = None, *, readonly: bool = False, flags: SupportsIndex = 0
+    uri: str | None = None,
+    *,
+    readonly: bool = False,
+    auth: Authenticator | None = None,
+    flags: SupportsIndex = 0,
+    keepalive: tuple[int, int] | None = None,
+    timeout: float | None = None,
 ) -> Connection: ...
 
 @final
@@ -48,6 +55,14 @@ class Connection:
     def is_encrypted(self) -> bool: ...
     def is_secure(self) -> bool: ...
     def ping(self) -> None: ...
+    def set_keepalive(self, interval: SupportsIndex, count: SupportsIndex) -> bool: ...
+    def register_close_callback(
+        self, callback: Callable[[Connection, CloseReason], object]
+    ) -> None: ...
+    def unregister_close_callback(self) -> None: ...
+    def set_identity(
+        self, parameters: Mapping[str, str | int], flags: SupportsIndex = 0
+    ) -> None: ...
     def capabilities(self) -> str: ...
     def sysinfo(self, flags: SupportsIndex = 0) -> str: ...
     def max_vcpus(self, type: str | None = None) -> int: ...

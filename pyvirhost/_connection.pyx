@@ -5,36 +5,47 @@ exception before anything else can run, and lets the connection go (`leave`). Th
 closed connection closes it.
 """
 
+import itertools
+import threading
+import weakref
+
 cimport cython
 cimport libvirt as lib
+from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.limits cimport ULLONG_MAX
+from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free
-from libc.string cimport memset
+from libc.string cimport memset, strdup, strlen
 from posix.unistd cimport getpid
 
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport closed_error, invalid_argument, last_error
+from pyvirhost._errors cimport closed_error, last_error, recast
+from pyvirhost._events cimport keep_running, settle
 from pyvirhost._results cimport (MAX_FIELDS, FieldLayout, StatsArray, StatsTable,
                                  add_typed_parameter, new_cells_free_memory, new_cpu_map,
                                  new_layout, new_node_info, new_page_counts, new_security_model,
                                  new_stats_array, new_stats_table, new_typed_parameters,
                                  new_version, refill_stats_array, refill_stats_table)
 
-from pyvirhost._errors import InvalidArgumentError, LibvirtError, NotSupportedError
+from pyvirhost._errors import (AuthenticationError, ConnectionLostError, InvalidArgumentError,
+                               LibvirtError, NotSupportedError, OperationTimeoutError)
+from pyvirhost._events import EventLoop
 from pyvirhost._results import TypedParameters
 
 
 cdef extern from *:
     """
     #include <pthread.h>
+    #include <string.h>
     #if PY_VERSION_HEX < 0x030D0000
     #define Py_IsFinalizing _Py_IsFinalizing
     #endif
     """
     bint Py_IsFinalizing()
+    void explicit_bzero(void *memory, size_t size)
     ctypedef unsigned long pthread_t
     int pthread_create(pthread_t *thread, void *attributes, void *(*start)(void *) noexcept nogil,
                        void *argument) nogil
@@ -46,6 +57,8 @@ cdef extern from *:
 
 
 cdef enum:
+    # One past the last kind of credential that this package knows.
+    VIR_CRED_LAST = 10
     # libvirt's protocol carries at most so many cells, page counts and typed parameters.
     MAX_CELLS = 1024
     MAX_PARAMETERS = 64
@@ -85,11 +98,144 @@ cdef void *close_abandoned(void *handle) noexcept nogil:
     return NULL
 
 
-cdef void close_in_background(lib.virConnectPtr handle) noexcept nogil:
+cdef void *unregister_and_close_abandoned(void *handle) noexcept nogil:
+    lib.virConnectUnregisterCloseCallback(<lib.virConnectPtr>handle, on_close)
+    return close_abandoned(handle)
+
+
+cdef void close_in_background(lib.virConnectPtr handle, bint registered) noexcept nogil:
     # Closing is a round trip, and a server that hangs must not hang whoever runs a finaliser.
     cdef pthread_t thread = 0
-    if pthread_create(&thread, NULL, close_abandoned, handle) == 0:
+    if pthread_create(&thread, NULL,
+                      unregister_and_close_abandoned if registered else close_abandoned,
+                      handle) == 0:
         pthread_detach(thread)
+
+
+# ---- callbacks ----------------------------------------------------------------------------------
+
+# The close callbacks that have not been called: number -> (callback, weak reference to its
+# connection). libvirt is given the number only, so that it may call when it likes: whose number
+# is gone is not called.
+cdef dict close_callbacks = {}
+cdef object close_callback_numbers = itertools.count(1)
+
+
+cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept with gil:
+    entry = close_callbacks.pop(<uintptr_t>number, None)
+    if entry is None:
+        return
+    callback, reference = entry
+    connection = reference()
+    if connection is None:
+        return
+    try:
+        from pyvirhost.constants import CloseReason
+
+        callback(connection, CloseReason(reason))
+    except BaseException as error:
+        PyErr_SetObject(type(error), error)
+        PyErr_WriteUnraisable(callback)
+
+
+cdef int check_callback(object callback, int arguments, str name) except -1:
+    if not callable(callback):
+        raise TypeError(f"{name} must be callable, not {type(callback).__name__}")
+    import inspect
+
+    try:
+        signature = inspect.signature(callback)
+    except ValueError:
+        return 0  # some built-in functions don't tell
+    try:
+        signature.bind(*(None,) * arguments)
+    except TypeError:
+        raise TypeError(f"{name} must take {arguments} arguments, {callback!r} takes "
+                        f"{signature}") from None
+    return 0
+
+
+cdef class Authentication:
+    # One open's questions to its caller, and what became of them.
+    cdef object answer
+    cdef object error
+    cdef bint declined
+
+    cdef int collect(self, lib.virConnectCredentialPtr credentials,
+                     unsigned int count) except -1:
+        from pyvirhost.auth import Credential
+
+        cdef unsigned int i
+        asked = [
+            Credential(credential_type(credentials[i].type), optional_text(credentials[i].prompt),
+                       optional_text(credentials[i].challenge),
+                       optional_text(credentials[i].defresult))
+            for i in range(count)
+        ]
+        given = self.answer(asked)
+        if given is None:
+            self.declined = True
+            return 0
+        if isinstance(given, (str, bytes)):
+            raise auth_error(
+                f"auth must return a list of str or None, not {type(given).__name__}")
+        try:
+            answers = list(given)
+        except TypeError:
+            raise auth_error(f"auth must return a list of str or None, not "
+                             f"{type(given).__name__}") from None
+        if len(answers) != count:
+            raise auth_error(f"auth returned {len(answers)} answers to {count} questions")
+        texts = []
+        for credential, answer in zip(asked, answers):
+            if answer is None:
+                answer = credential.default
+            if answer is None:
+                raise auth_error(f"auth has no answer to {credential.type!r}")
+            if not isinstance(answer, str):
+                raise auth_error(
+                    f"auth must answer with str, not {type(answer).__name__}")
+            if "\0" in answer:
+                raise auth_error("auth answered with a NUL character")
+            texts.append(answer.encode("utf-8", "surrogateescape"))
+        for i in range(count):
+            credentials[i].result = strdup(texts[i])
+            if credentials[i].result is NULL:
+                raise MemoryError
+            credentials[i].resultlen = <unsigned int>strlen(credentials[i].result)
+            # libvirt has the secret now; our copy of it goes.
+            explicit_bzero(<char *>texts[i], len(texts[i]))
+        return 0
+
+
+cdef object auth_error(str message):
+    from pyvirhost.constants import ErrorCode
+
+    return AuthenticationError(message, code=ErrorCode.VIR_ERR_AUTH_FAILED,
+                               function="virConnectOpenAuth")
+
+
+cdef object credential_type(int number):
+    from pyvirhost.constants import CredentialType
+
+    try:
+        return CredentialType(number)
+    except ValueError:
+        return number
+
+
+cdef str optional_text(const char *text):
+    return None if text is NULL else text.decode("utf-8", "replace")
+
+
+cdef int collect_credentials(lib.virConnectCredentialPtr credentials, unsigned int count,
+                             void *authentication) noexcept with gil:
+    cdef Authentication self = <Authentication>authentication
+    try:
+        self.collect(credentials, count)
+    except BaseException as error:
+        self.error = error
+    return -1 if self.declined or self.error is not None else 0
 
 
 # ---- the library --------------------------------------------------------------------------------
@@ -128,7 +274,7 @@ def lib_version():
     return new_version(number)
 
 
-def open(uri=None, *, readonly=False, flags=0):
+def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeout=None):
     """Open a connection to a hypervisor's driver, in this process or in a libvirt daemon.
 
     Parameters
@@ -138,9 +284,20 @@ def open(uri=None, *, readonly=False, flags=0):
         ``LIBVIRT_DEFAULT_URI``, its client configuration, or the first driver that answers.
     readonly : bool, default False
         Ask for a connection that may only read, which a server may allow to more users.
+    auth : PasswordAuth, DEFAULT_AUTH or callable, optional
+        Who answers when the server asks for credentials. A callable is given a list of
+        `Credential` and returns a list of as many str, with None for a credential's default, or
+        None to decline. By default libvirt's own configuration files answer.
     flags : ConnectFlags or int, default 0
         ``VIR_CONNECT_RO`` is the same as `readonly`; ``VIR_CONNECT_NO_ALIASES`` takes `uri` as it
         stands.
+    keepalive : (int, int), optional
+        Starts the `EventLoop` and, where the driver has keepalive, asks the server for a sign of
+        life every so many seconds, and takes the connection for lost after so many without one.
+    timeout : float, optional
+        In seconds, how long to wait at the most, also for the answers of `auth`. The attempt goes
+        on in a thread of its own and is closed when it succeeds too late; Ctrl-C ends the wait,
+        which it can't without a `timeout`.
 
     Returns
     -------
@@ -151,14 +308,18 @@ def open(uri=None, *, readonly=False, flags=0):
     InvalidArgumentError
         The URI makes no sense, or there is no driver for it.
     AuthenticationError
-        The server wants credentials that it did not get.
+        The server wants credentials that it did not get, or `auth` returned nonsense. What `auth`
+        raises is raised as it is.
+    OperationTimeoutError
+        The time was over.
     LibvirtError
         The server can't be reached.
 
     Notes
     -----
     ``virConnectOpenAuth``, since libvirt 0.4.0, in place of ``virConnectOpen`` and
-    ``virConnectOpenReadOnly``, since libvirt 0.0.3, which do the same; 4 round trips.
+    ``virConnectOpenReadOnly``, since libvirt 0.0.3, which do the same; 4 round trips, 5 with an
+    event loop.
 
     Examples
     --------
@@ -166,16 +327,143 @@ def open(uri=None, *, readonly=False, flags=0):
     ...     connection.node_info().cpus
     16
     """
-    cdef const char *c_uri = optional_text_argument(uri, "uri")
+    optional_text_argument(uri, "uri")
     cdef unsigned int c_flags = uint_argument(flags, "flags")
-    cdef lib.virConnectPtr handle
     if readonly:
         c_flags |= lib.VIR_CONNECT_RO
+    check_auth(auth)
+    check_keepalive(keepalive)
+    check_timeout(timeout)
+    if keepalive is not None:
+        EventLoop().start()
+    else:
+        keep_running()
+    connection = connect(uri, c_flags, auth) if timeout is None else (
+        connect_within(timeout, uri, c_flags, auth))
+    if keepalive is not None:
+        try:
+            connection.set_keepalive(*keepalive)
+        except NotSupportedError:
+            pass
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+cdef int check_auth(object auth) except -1:
+    if auth is not None and not is_default(auth):
+        check_callback(auth, 1, "auth")
+    return 0
+
+
+cdef bint is_default(object auth) except -1:
+    from pyvirhost.auth import DEFAULT_AUTH
+
+    return auth is DEFAULT_AUTH
+
+
+cdef int check_keepalive(object keepalive) except -1:
+    if keepalive is None:
+        return 0
+    if not isinstance(keepalive, tuple) or len(keepalive) != 2:
+        raise TypeError("keepalive must be a tuple of an interval in seconds and a count")
+    if int_argument(keepalive[0], "keepalive's interval") < 1:
+        raise ValueError("keepalive's interval must be at least 1 second")
+    uint_argument(keepalive[1], "keepalive's count")
+    return 0
+
+
+cdef int check_timeout(object timeout) except -1:
+    if timeout is None:
+        return 0
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number, not {type(timeout).__name__}")
+    if not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+    return 0
+
+
+cdef Connection connect(str uri, unsigned int flags, object auth):
+    cdef const char *c_uri = optional_text_argument(uri, "uri")
+    cdef Authentication authentication
+    cdef lib.virConnectAuth c_auth
+    cdef lib.virConnectAuthPtr used = NULL
+    cdef lib.virConnectPtr handle
+    cdef int types[VIR_CRED_LAST]
+    cdef int i
+    authentication = Authentication.__new__(Authentication)
+    if auth is not None and is_default(auth):
+        used = lib.virConnectAuthPtrDefault
+    elif auth is not None:
+        authentication.answer = auth
+        for i in range(VIR_CRED_LAST - 1):
+            types[i] = i + 1
+        c_auth.credtype = types
+        c_auth.ncredtype = VIR_CRED_LAST - 1
+        c_auth.cb = collect_credentials
+        c_auth.cbdata = <void *>authentication
+        used = &c_auth
     with nogil:
-        handle = lib.virConnectOpenAuth(c_uri, NULL, c_flags)
+        handle = lib.virConnectOpenAuth(c_uri, used, flags)
     if handle is NULL:
-        raise last_error(NULL, "virConnectOpenAuth")
+        error = last_error(NULL, "virConnectOpenAuth")
+        if authentication.error is not None:
+            raise authentication.error
+        if authentication.declined:
+            error = recast(error, AuthenticationError)
+        raise error
     return new_connection(handle, [None, None, None])
+
+
+class Attempt(threading.Thread):
+    # An open that somebody may stop waiting for.
+
+    def __init__(self, uri, flags, auth):
+        super().__init__(name="pyvirhost-open", daemon=True)
+        self.arguments = uri, flags, auth
+        self.ended = threading.Event()
+        self.abandoned = False
+        self.connection = None
+        self.error = None
+
+    def run(self):
+        try:
+            uri, flags, auth = self.arguments
+            self.connection = connect(uri, flags, auth)
+        except BaseException as error:
+            self.error = error
+        self.ended.set()
+        self.close_if_abandoned()
+
+    def abandon(self):
+        self.abandoned = True
+        self.close_if_abandoned()
+
+    def close_if_abandoned(self):
+        # Both sides ask, each after its own step, so at least one of them sees both.
+        if self.abandoned and self.connection is not None:
+            self.connection.close()
+
+
+cdef Connection connect_within(object timeout, str uri, unsigned int flags, object auth):
+    attempt = Attempt(uri, flags, auth)
+    try:
+        attempt.start()
+        ended = attempt.ended.wait(timeout)
+    except BaseException:
+        attempt.abandon()
+        raise
+    if not ended:
+        attempt.abandon()
+        from pyvirhost.constants import ErrorCode
+
+        raise OperationTimeoutError(
+            f"opening {uri or 'the default URI'} took longer than {timeout} s",
+            code=ErrorCode.VIR_ERR_OPERATION_TIMEOUT, function="virConnectOpenAuth")
+    if attempt.error is not None:
+        raise attempt.error
+    return attempt.connection
 
 
 # ---- statistics, whose fields only the server knows ---------------------------------------------
@@ -246,17 +534,33 @@ cdef list pairs_argument(object mapping, str name):
 cdef list memory_settings(object parameters):
     # The name, C type and value of each. What was read knows its types, also those of settings
     # that a newer libvirt has; its counters are the kernel's and not sent back.
-    cdef list pairs = pairs_argument(parameters, "parameters")
     if isinstance(parameters, TypedParameters):
         types = parameters.types
-        return [(name, types[name], value) for name, value in pairs
+        return [(name, types[name], value) for name, value in parameters.items()
                 if name not in MEMORY_COUNTERS]
-    for name, _ in pairs:
-        if name not in MEMORY_SETTINGS:
-            raise ValueError(f"parameters has {name!r}, which can't be set; "
-                             f"{', '.join(MEMORY_SETTINGS)} can")
-    return [(name, MEMORY_SETTINGS[name], value) for name, value in pairs]
+    return typed(parameters, MEMORY_SETTINGS)
 
+
+cdef list typed(object parameters, dict types):
+    cdef list pairs = pairs_argument(parameters, "parameters")
+    for name, _ in pairs:
+        if name not in types:
+            raise ValueError(
+                f"parameters has {name!r}, which can't be set; {', '.join(types)} can")
+    return [(name, types[name], value) for name, value in pairs]
+
+
+cdef dict IDENTITY = {
+    "user-name": "string",
+    "unix-user-id": "ullong",
+    "group-name": "string",
+    "unix-group-id": "ullong",
+    "process-id": "llong",
+    "process-time": "ullong",
+    "sasl-user-name": "string",
+    "x509-distinguished-name": "string",
+    "selinux-context": "string",
+}
 
 cdef dict MEMORY_SETTINGS = {
     "shm_pages_to_scan": "uint",
@@ -287,7 +591,7 @@ cdef Connection new_connection(lib.virConnectPtr handle, list layouts):
     try:
         connection = Connection.__new__(Connection)
     except BaseException:
-        close_in_background(handle)
+        close_in_background(handle, False)
         raise
     connection.handle = handle
     connection.layouts = layouts
@@ -324,6 +628,8 @@ cdef class Connection:
     # Source that was read.
     cdef list layouts
     cdef int cell_count
+    # Of the close callback, in close_callbacks until it has been called; 0 without one.
+    cdef uintptr_t callback_number
     cdef object __weakref__
 
     def __cinit__(self):
@@ -336,7 +642,7 @@ cdef class Connection:
         # At the interpreter's end the kernel closes the socket, and a thread of ours would only
         # race with libraries that are being unloaded.
         if self.handle is not NULL and self.forks == forks and not Py_IsFinalizing():
-            close_in_background(self.handle)
+            close_in_background(self.handle, self.forget_callback())
 
     def __del__(self):
         if not self.closing and self.forks == forks:
@@ -383,13 +689,25 @@ cdef class Connection:
 
     cdef void close_if_last(self) noexcept:
         cdef lib.virConnectPtr last = NULL
+        cdef bint registered
         with cython.critical_section(self):
             if self.closing and self.calls == 0 and self.forks == forks:
                 last = self.handle
                 self.handle = NULL
         if last is not NULL:
+            # A registered callback holds the connection, and its socket open.
+            registered = self.forget_callback()
             with nogil:
+                if registered:
+                    lib.virConnectUnregisterCloseCallback(last, on_close)
                 lib.virConnectClose(last)
+            settle()
+
+    cdef bint forget_callback(self) noexcept:
+        # Whether there was one that libvirt still knows.
+        cdef uintptr_t number = self.callback_number
+        self.callback_number = 0
+        return number != 0 and close_callbacks.pop(number, None) is not None
 
     def close(self):
         """Close the connection; once it is closed, do nothing.
@@ -603,6 +921,176 @@ cdef class Connection:
         ``virConnectGetLibVersion``, since libvirt 0.7.3; 1 round trip.
         """
         self.lib_version()
+
+    # ---- losing it ----
+
+    def set_keepalive(self, interval, count):
+        """Ask the server for signs of life, and take the connection for lost without them.
+
+        Needs the `EventLoop` since before the connection was opened; ``open(keepalive=...)`` sees
+        to that.
+
+        Parameters
+        ----------
+        interval : int
+            In seconds; 0 or less stops asking.
+        count : int
+            How many questions may be without an answer. The connection is lost after
+            ``interval * (count + 1)`` seconds of silence.
+
+        Returns
+        -------
+        bool
+            Whether the server supports it.
+
+        Raises
+        ------
+        NotSupportedError
+            The driver is in this process.
+        LibvirtError
+            There was no event loop when the connection was opened.
+
+        Notes
+        -----
+        ``virConnectSetKeepAlive``, since libvirt 0.9.8; no round trip.
+        """
+        cdef int c_interval = int_argument(interval, "interval")
+        cdef unsigned int c_count = uint_argument(count, "count")
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            with nogil:
+                result = lib.virConnectSetKeepAlive(handle, c_interval, c_count)
+            if result < 0:
+                raise last_error(handle, "virConnectSetKeepAlive")
+            return result == 0
+        finally:
+            self.leave()
+
+    def register_close_callback(self, callback):
+        """Have a function called, once, when the connection is lost.
+
+        It runs on the event loop's thread or, without an `EventLoop`, on that of the call that
+        notices. What it raises goes to `sys.unraisablehook`. It may call any method, also
+        `close`. It is not called after `close`, nor once the connection is no longer
+        referenced.
+
+        Parameters
+        ----------
+        callback : callable
+            Is given the connection and a `CloseReason`.
+
+        Raises
+        ------
+        TypeError
+            `callback` does not take two arguments.
+        ValueError
+            One is registered already.
+
+        Notes
+        -----
+        ``virConnectRegisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
+        """
+        cdef lib.virConnectPtr handle
+        cdef uintptr_t number
+        cdef int result
+        check_callback(callback, 2, "callback")
+        handle = self.enter()
+        try:
+            if self.callback_number in close_callbacks:
+                raise ValueError("a close callback is registered already; unregister it first")
+            number = next(close_callback_numbers)
+            close_callbacks[number] = callback, weakref.ref(self)
+            with nogil:
+                result = lib.virConnectRegisterCloseCallback(
+                    handle, on_close, <void *>number, NULL)
+            if result < 0:
+                error = last_error(handle, "virConnectRegisterCloseCallback")
+                del close_callbacks[number]
+                raise error
+            self.callback_number = number
+        finally:
+            self.leave()
+
+    def unregister_close_callback(self):
+        """Have the close callback not called any more.
+
+        After it was called, and in it, this does nothing.
+
+        Raises
+        ------
+        ValueError
+            None has been registered.
+
+        Notes
+        -----
+        ``virConnectUnregisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
+        """
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef int result
+        try:
+            if self.callback_number == 0:
+                raise ValueError("no close callback is registered")
+            # libvirt forgets a callback by itself when it calls it, and waits for itself for ever
+            # when it is asked to in the callback.
+            if self.forget_callback():
+                with nogil:
+                    result = lib.virConnectUnregisterCloseCallback(handle, on_close)
+                if result < 0:
+                    error = last_error(handle, "virConnectUnregisterCloseCallback")
+                    # A connection that has died meanwhile has no callback left.
+                    if type(error) is not ConnectionLostError:
+                        raise error
+        finally:
+            self.leave()
+
+    def set_identity(self, parameters, flags=0):
+        """Tell the server for whom this connection acts, to be checked by its access rules.
+
+        Only a client that is trusted itself may do so.
+
+        Parameters
+        ----------
+        parameters : mapping of str to str or int
+            ``VIR_CONNECT_IDENTITY_...``: names, contexts and distinguished names are str, ids and
+            times int.
+        flags : int, default 0
+            libvirt defines none yet.
+
+        Raises
+        ------
+        ValueError
+            A parameter is not known, or there is none; nothing is set.
+        TypeError, OverflowError
+            A value does not fit its parameter's type; nothing is set.
+        AccessDeniedError
+            The connection is read-only.
+
+        Notes
+        -----
+        ``virConnectSetIdentity``, since libvirt 5.8.0; 1 round trip.
+        """
+        cdef list wanted = typed(parameters, IDENTITY)
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virTypedParameterPtr c_parameters = NULL
+        cdef int count = 0
+        cdef int room = 0
+        cdef int result
+        cdef lib.virConnectPtr handle
+        try:
+            for name, type_name, value in wanted:
+                add_typed_parameter(&c_parameters, &count, &room, name, type_name, value,
+                                    "parameters")
+            handle = self.enter()
+            try:
+                with nogil:
+                    result = lib.virConnectSetIdentity(handle, c_parameters, count, c_flags)
+                if result < 0:
+                    raise last_error(handle, "virConnectSetIdentity")
+            finally:
+                self.leave()
+        finally:
+            lib.virTypedParamsFree(c_parameters, count)
 
     # ---- what the host can do ----
 
@@ -1563,7 +2051,7 @@ cdef class Connection:
     cdef object cell_error(self, object error, int start):
         # Drivers report a cell that does not exist as an internal error of their own.
         if type(error) is LibvirtError and start >= self.cells():
-            return invalid_argument(error)
+            return recast(error, InvalidArgumentError)
         return error
 
 

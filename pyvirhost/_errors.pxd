@@ -4,7 +4,7 @@ cimport libvirt as lib
 # Python code may stand between that call and this one.
 cdef object last_error(lib.virConnectPtr connection, str function)
 
-# The same error, where it is the caller's argument that libvirt did not say it refused.
-cdef object invalid_argument(object error)
+# The same error as one of another class, where more is known than libvirt said.
+cdef object recast(object error, object error_class)
 
 cdef object closed_error(str reason)

@@ -139,6 +139,8 @@ cdef object make_error(lib.virErrorPtr record, bint lost, str uri, str function)
     error_class = CLASSES.get(record.code, LibvirtError)
     if record.domain == lib.VIR_FROM_URI:
         error_class = InvalidArgumentError
+    elif record.domain == lib.VIR_FROM_AUTH:
+        error_class = AuthenticationError
     summary = None
     if lost:
         error_class = ConnectionLostError
@@ -151,9 +153,9 @@ cdef object make_error(lib.virErrorPtr record, bint lost, str uri, str function)
     )
 
 
-cdef object invalid_argument(object error):
+cdef object recast(object error, object error_class):
     fields = dict(vars(error))
-    return InvalidArgumentError(fields.pop("message"), **fields)
+    return error_class(fields.pop("message"), **fields)
 
 
 cdef object closed_error(str reason):

@@ -77,14 +77,20 @@ class Daemon:
         (self.home / "conf").write_text(CONFIGURATION.format(run=self.run, port=self.port))
         for name in ("run", "config", "cache", "state"):
             (self.home / name).mkdir()
+        if os.geteuid() == 0 and not self.privileged:
+            for path in (self.home, *self.home.iterdir()):
+                os.chown(path, NOBODY, NOBODY)
+        self.start()
+        return self
+
+    def start(self):
+        """Start the daemon, the first time or after its end."""
         command = ["libvirtd", "--listen", "-f", self.home / "conf", "-p", self.home / "pid"]
         # A suite that is killed takes its daemons along.
         start = ["setpriv", "--pdeathsig=KILL"]
         if self.privileged:
             start += ["unshare", "--mount", "sh", "-ec", ISOLATE, "sh", self.home]
         elif os.geteuid() == 0:
-            for path in (self.home, *self.home.iterdir()):
-                os.chown(path, NOBODY, NOBODY)
             start += [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         environment = {
             "PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin",
@@ -93,12 +99,11 @@ class Daemon:
             "XDG_CACHE_HOME": str(self.home / "cache"),
             "XDG_STATE_HOME": str(self.home / "state"),
         }
-        self.log = (self.home / "log").open("wb")
-        self.process = subprocess.Popen(
-            [*start, *command], env=environment, stdin=subprocess.DEVNULL, stdout=self.log,
-            stderr=self.log)
+        with (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*start, *command], env=environment, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log)
         wait_until(self.answers, "the daemon's socket")
-        return self
 
     def answers(self):
         assert self.process.poll() is None, (self.home / "log").read_text()
@@ -117,7 +122,6 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
-        self.log.close()
         shutil.rmtree(self.home)
 
     @property
