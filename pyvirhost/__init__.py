@@ -33,7 +33,7 @@ _MODULES = {
     ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_SUBMODULES = ("constants",)
+_SUBMODULES = ("aio", "constants")
 
 __all__ = ["__version__", *_SUBMODULES, *_HOMES]
 

@@ -1,5 +1,6 @@
 from typing import Final
 
+from pyvirhost import aio as aio
 from pyvirhost import constants as constants
 from pyvirhost._connection import Connection as Connection
 from pyvirhost._connection import initialize as initialize
@@ -81,6 +82,7 @@ __all__ = [
     "TypedParameters",
     "Version",
     "__version__",
+    "aio",
     "constants",
     "initialize",
     "lib_version",

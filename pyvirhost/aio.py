@@ -1,0 +1,196 @@
+"""Connections for asyncio programs: every call is awaitable and never blocks the event loop.
+
+>>> async with pyvirhost.aio.open("test:///default") as host:
+...     print((await host.node_info()).cpus)
+16
+
+The calls of a connection run one after another in a thread of its own. A cancelled await gives up
+the answer, not the connection: the call ends in its thread, and the next one follows.
+"""
+
+import asyncio
+import functools
+import inspect
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any
+
+import pyvirhost
+
+_Job = Callable[[], Any]
+
+
+class _Worker(threading.Thread):
+    """A daemon thread that does one job after another, until it is given None."""
+
+    def __init__(self) -> None:
+        super().__init__(name="pyvirhost-aio", daemon=True)
+        self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        """Do the jobs."""
+        while (job := self.jobs.get()) is not None:
+            job()
+            del job  # or it would keep what it holds until the next one
+
+    def end(self) -> None:
+        """Let the thread end after the jobs that it has been given."""
+        self.jobs.put(None)
+
+    async def do(self, job: _Job, unwanted: Callable[[Any], None] | None = None) -> Any:
+        """Do a job in the thread and return what it returns.
+
+        Parameters
+        ----------
+        job : callable
+            It is not begun when the await is cancelled before.
+        unwanted : callable, optional
+            Is given, in the thread, a result that nobody waits for any more.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def work() -> None:
+            if future.cancelled():
+                return
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                result = job()
+            except BaseException as raised:
+                error = raised
+            try:
+                loop.call_soon_threadsafe(deliver, result, error)
+            except RuntimeError:  # the event loop is closed
+                discard(result)
+            finally:
+                del error  # whose traceback holds this frame, and with it the connection
+
+        def deliver(result: Any, error: BaseException | None) -> None:
+            if future.cancelled():
+                self.jobs.put(lambda: discard(result))
+            elif error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        def discard(result: Any) -> None:
+            if unwanted is not None and result is not None:
+                unwanted(result)
+
+        self.jobs.put(work)
+        return await future
+
+
+class Opening:
+    """A connection that is being opened: to be awaited, or entered by ``async with``."""
+
+    def __init__(self, uri: str | None, options: dict[str, Any]) -> None:
+        self._job = functools.partial(pyvirhost.open, uri, **options)
+        self._connection: Connection | None = None
+
+    def __await__(self) -> Generator[Any, None, "Connection"]:
+        return self._open().__await__()
+
+    async def _open(self) -> "Connection":
+        worker = _Worker()
+        try:
+            connection = await worker.do(self._job, unwanted=pyvirhost.Connection.close)
+            return Connection(connection, worker)
+        except BaseException:
+            worker.end()
+            raise
+
+    async def __aenter__(self) -> "Connection":
+        self._connection = await self._open()
+        return self._connection
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        assert self._connection is not None
+        await self._connection.close()
+
+
+def open(uri: str | None = None, **options: Any) -> Opening:
+    """Open a connection; the arguments are those of `pyvirhost.open`.
+
+    Returns
+    -------
+    Opening
+        ``await`` it, or enter it by ``async with``, for a `Connection`.
+    """
+    return Opening(uri, options)
+
+
+class Connection:
+    """A connection whose methods are those of `pyvirhost.Connection`, to be awaited."""
+
+    def __init__(self, connection: pyvirhost.Connection, worker: _Worker) -> None:
+        self._connection = connection
+        self._worker = worker
+
+    def __del__(self) -> None:
+        self._worker.end()
+
+    def __repr__(self) -> str:
+        return f"<aio{repr(self._connection)[1:]}"
+
+    @property
+    def closed(self) -> bool:
+        """Whether this program closed the connection: bool."""
+        return self._connection.closed
+
+    async def close(self) -> None:
+        """Close the connection, also under a call that hangs; once it is closed, do nothing."""
+        closer = _Worker()
+        try:
+            await closer.do(self._connection.close)
+        finally:
+            closer.end()
+
+    async def register_close_callback(
+        self, callback: Callable[["Connection", pyvirhost.CloseReason], object]
+    ) -> None:
+        """Have a function called, once and by the asyncio event loop, when the connection is lost.
+
+        Parameters
+        ----------
+        callback : callable
+            Is given this connection and a `CloseReason`.
+        """
+        inspect.signature(callback).bind(None, None)
+        loop = asyncio.get_running_loop()
+        reference = weakref.ref(self)
+
+        def notify(_: pyvirhost.Connection, reason: pyvirhost.CloseReason) -> None:
+            connection = reference()
+            if connection is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(callback, connection, reason)
+
+        await self._worker.do(lambda: self._connection.register_close_callback(notify))
+
+
+def _awaitable(name: str) -> Callable[..., Any]:
+    """Return the method that does a connection's call of that name in its thread."""
+    call = getattr(pyvirhost.Connection, name)
+
+    @functools.wraps(call)
+    async def method(self: Connection, *args: Any, **keywords: Any) -> Any:
+        return await self._worker.do(functools.partial(call, self._connection, *args, **keywords))
+
+    method.__qualname__ = f"Connection.{name}"
+    return method
+
+
+for _name in dir(pyvirhost.Connection):
+    if not _name.startswith("_") and not hasattr(Connection, _name) and _name != "ref":
+        setattr(Connection, _name, _awaitable(_name))
