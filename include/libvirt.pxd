@@ -187,15 +187,22 @@ cdef extern from "<libvirt/libvirt.h>" nogil:
 cdef extern from "<libvirt/virterror.h>" nogil:
     enum:
         VIR_FROM_NONE
+        VIR_FROM_RPC
         VIR_FROM_URI
         VIR_FROM_AUTH
 
     enum:
+        VIR_ERR_ERROR
+
+    enum:
         VIR_ERR_OK
+        VIR_ERR_INTERNAL_ERROR
         VIR_ERR_NO_SUPPORT
         VIR_ERR_NO_CONNECT
+        VIR_ERR_INVALID_CONN
         VIR_ERR_INVALID_ARG
         VIR_ERR_OPERATION_DENIED
+        VIR_ERR_RPC
         VIR_ERR_AUTH_FAILED
         VIR_ERR_CONFIG_UNSUPPORTED
         VIR_ERR_OPERATION_TIMEOUT

@@ -22,7 +22,7 @@ from posix.unistd cimport getpid
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport closed_error, last_error, recast
+from pyvirhost._errors cimport closed_error, last_error, recast, server_error
 from pyvirhost._events cimport keep_running, settle
 from pyvirhost._results cimport (MAX_FIELDS, FieldLayout, StatsArray, StatsTable,
                                  add_typed_parameter, new_cells_free_memory, new_cpu_map,
@@ -69,6 +69,10 @@ cdef enum Source:
     CPU
     HOST_MEMORY
     CELL_MEMORY
+
+cdef enum:
+    # Where the number of cells stands behind the layouts of the three sources.
+    CELL_COUNT = 3
 
 cdef tuple UNITS = ("ns", "KiB", "KiB")
 cdef tuple FUNCTIONS = ("virNodeGetCPUStats", "virNodeGetMemoryStats", "virNodeGetMemoryStats")
@@ -413,7 +417,7 @@ cdef Connection connect(str uri, unsigned int flags, object auth):
         if authentication.declined:
             error = recast(error, AuthenticationError)
         raise error
-    return new_connection(handle, [None, None, None])
+    return new_connection(handle, [None, None, None, None])
 
 
 class Attempt(threading.Thread):
@@ -497,21 +501,20 @@ cdef int read_stats(lib.virConnectPtr handle, Source source, int number,
 
 
 cdef int read_rows(lib.virConnectPtr handle, Source source, const int *numbers, Py_ssize_t rows,
-                   lib.virNodeCPUStats *reading, int *count,
+                   FieldLayout layout, lib.virNodeCPUStats *reading,
                    unsigned long long *values) noexcept nogil:
-    # One row a number. All rows have the fields of the first, whose names are left in `reading`.
-    cdef Py_ssize_t row
-    cdef int i, given
+    # One row a number, of which the first has been read. Returns 1 for a row with other fields.
+    cdef Py_ssize_t row, i
+    cdef int count
     for row in range(rows):
-        if row == 0:
-            if read_stats(handle, source, numbers[0], reading, count, 0) < 0:
+        if row > 0:
+            count = <int>layout.count
+            if call_stats(handle, source, numbers[row], reading, &count, 0) < 0:
                 return -1
-        else:
-            given = count[0]
-            if call_stats(handle, source, numbers[row], reading, &given, 0) < 0:
-                return -1
-        for i in range(count[0]):
-            values[row * count[0] + i] = reading[i].value
+            if not layout.matches(reading, count):
+                return 1
+        for i in range(layout.count):
+            values[row * layout.count + i] = reading[i].value
     return 0
 
 
@@ -523,9 +526,9 @@ cdef Source source_of_cell(int cell) noexcept:
 
 cdef list pairs_argument(object mapping, str name):
     try:
-        pairs = list(mapping.items())
-    except (AttributeError, TypeError):
-        raise TypeError(f"{name} must be a mapping, not {type(mapping).__name__}") from None
+        pairs = [(key, value) for key, value in mapping.items()]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a mapping, not {type(mapping).__name__}") from error
     if not pairs:
         raise ValueError(f"{name} must not be empty")
     return pairs
@@ -536,8 +539,11 @@ cdef list memory_settings(object parameters):
     # that a newer libvirt has; its counters are the kernel's and not sent back.
     if isinstance(parameters, TypedParameters):
         types = parameters.types
-        return [(name, types[name], value) for name, value in parameters.items()
-                if name not in MEMORY_COUNTERS]
+        settings = [(name, types[name], value) for name, value in parameters.items()
+                    if name not in MEMORY_COUNTERS]
+        if not settings:
+            raise ValueError("parameters has nothing that can be set")
+        return settings
     return typed(parameters, MEMORY_SETTINGS)
 
 
@@ -576,7 +582,10 @@ cdef frozenset MEMORY_COUNTERS = frozenset((
 cdef object compare_result(int result):
     from pyvirhost.constants import CPUCompareResult
 
-    return CPUCompareResult(result)
+    try:
+        return CPUCompareResult(result)
+    except ValueError:
+        return result  # a newer libvirt's
 
 
 cdef str owned_text(char *text):
@@ -586,7 +595,7 @@ cdef str owned_text(char *text):
         free(text)
 
 
-cdef Connection new_connection(lib.virConnectPtr handle, list layouts):
+cdef Connection new_connection(lib.virConnectPtr handle, list taught):
     cdef Connection connection
     try:
         connection = Connection.__new__(Connection)
@@ -594,7 +603,7 @@ cdef Connection new_connection(lib.virConnectPtr handle, list layouts):
         close_in_background(handle, False)
         raise
     connection.handle = handle
-    connection.layouts = layouts
+    connection.taught = taught
     connection.forks = forks
     connection.process = getpid()
     connection.closing = False
@@ -615,8 +624,8 @@ cdef class Connection:
     else libvirt reports. An argument of a wrong type is a TypeError, an int that its C type can't
     hold an OverflowError and a text with a NUL a ValueError, before libvirt is called.
 
-    The round trips that a method's notes name are those to a daemon; a driver in this process,
-    such as ``test:///default``, needs none.
+    The round trips that a method's notes name are those to a daemon for a call that succeeds; a
+    driver in this process, such as ``test:///default``, needs none.
     """
 
     cdef lib.virConnectPtr handle
@@ -625,9 +634,8 @@ cdef class Connection:
     cdef unsigned long forks
     cdef int process
     # What the server taught, shared by all handles of the connection: a FieldLayout for each
-    # Source that was read.
-    cdef list layouts
-    cdef int cell_count
+    # Source that was read, and the number of cells.
+    cdef list taught
     # Of the close callback, in close_callbacks until it has been called; 0 without one.
     cdef uintptr_t callback_number
     cdef object __weakref__
@@ -741,14 +749,14 @@ cdef class Connection:
                 result = lib.virConnectRef(handle)
             if result < 0:
                 raise last_error(handle, "virConnectRef")
-            return new_connection(handle, self.layouts)
+            return new_connection(handle, self.taught)
         finally:
             self.leave()
 
     @property
     def closed(self):
-        """Whether this program closed the connection: bool. A lost connection is not closed."""
-        return self.closing
+        """Whether this process closed it or was forked since: bool. A lost one is not closed."""
+        return self.closing or self.forks != forks
 
     # ---- calls that differ in the C function only ----
 
@@ -1650,7 +1658,7 @@ cdef class Connection:
         page_sizes : list of int
             In KiB, such as ``[4, 2048, 1048576]``.
         start_cell : int, default 0
-            The first cell.
+            The first cell; for some drivers, QEMU's among them, -1 is the whole host.
         cell_count : int, optional
             At most so many cells; by default all that follow.
         flags : int, default 0
@@ -1689,7 +1697,7 @@ cdef class Connection:
         for i in range(size_count):
             c_sizes[i] = page_size_argument(sizes[i], f"page_sizes[{i}]")
         if cell_count is None:
-            count = max(self.cells() - start, 1)
+            count = max(self.cells() - max(start, -1), 1)
         if len(sizes) * <unsigned long long>count > <unsigned long long>MAX_CELLS:
             raise ValueError(f"page_sizes times cell_count must be at most {MAX_CELLS}, "
                              f"not {len(sizes)} times {count}")
@@ -1737,6 +1745,8 @@ cdef class Connection:
         ------
         ValueError
             A page size is 0, or `pages` is empty.
+        InvalidArgumentError
+            There is no such cell.
         AccessDeniedError
             The connection is read-only.
 
@@ -1766,7 +1776,7 @@ cdef class Connection:
                 result = lib.virNodeAllocPages(
                     handle, size_count, sizes, counts, start, cells, c_flags)
             if result < 0:
-                raise last_error(handle, "virNodeAllocPages")
+                raise self.cell_error(last_error(handle, "virNodeAllocPages"), start)
             return result
         finally:
             self.leave()
@@ -1962,14 +1972,14 @@ cdef class Connection:
     # ---- statistics and cells, learned once ----
 
     cdef FieldLayout learned(self, Source source, const lib.virNodeCPUStats *reading, int count):
-        cdef FieldLayout layout = self.layouts[source]
+        cdef FieldLayout layout = self.taught[source]
         if layout is None or not layout.matches(reading, count):
             layout = new_layout(reading, count, UNITS[source])
-            self.layouts[source] = layout
+            self.taught[source] = layout
         return layout
 
     cdef int known_count(self, Source source) except -1:
-        cdef FieldLayout layout = self.layouts[source]
+        cdef FieldLayout layout = self.taught[source]
         return 0 if layout is None else <int>layout.count
 
     cdef StatsArray stats(self, Source source, int number, unsigned int flags, StatsArray out):
@@ -2006,16 +2016,25 @@ cdef class Connection:
         try:
             if numbers is NULL or values is NULL:
                 raise MemoryError
+            if rows == 0:
+                raise server_error(FUNCTIONS[source], "a host without any")
             for row in range(rows):
                 numbers[row] = index[row]
             handle = self.enter()
             try:
                 count = self.known_count(source)
                 with nogil:
-                    result = read_rows(handle, source, numbers, rows, reading, &count, values)
+                    result = read_stats(handle, source, numbers[0], reading, &count, 0)
                 if result < 0:
                     raise last_error(handle, FUNCTIONS[source])
                 layout = self.learned(source, reading, count)
+                with nogil:
+                    result = read_rows(handle, source, numbers, rows, layout, reading, values)
+                if result < 0:
+                    raise last_error(handle, FUNCTIONS[source])
+                if result > 0:
+                    raise server_error(FUNCTIONS[source], f"other fields than {layout.names} "
+                                       f"for one of {index}")
             finally:
                 self.leave()
             if out is None:
@@ -2032,7 +2051,7 @@ cdef class Connection:
         cdef lib.virNodeInfo info
         cdef lib.virConnectPtr handle
         cdef int result
-        if self.cell_count == 0:
+        if self.taught[CELL_COUNT] is None:
             handle = self.enter()
             try:
                 with nogil:
@@ -2043,16 +2062,20 @@ cdef class Connection:
                             result = <int>info.nodes
                 if result < 0:
                     raise last_error(handle, "virNodeGetInfo")
-                self.cell_count = result
+                self.taught[CELL_COUNT] = result
             finally:
                 self.leave()
-        return self.cell_count
+        return self.taught[CELL_COUNT]
 
     cdef object cell_error(self, object error, int start):
         # Drivers report a cell that does not exist as an internal error of their own.
-        if type(error) is LibvirtError and start >= self.cells():
-            return recast(error, InvalidArgumentError)
-        return error
+        if type(error) is not LibvirtError:
+            return error
+        try:
+            exists = -1 <= start < self.cells()
+        except LibvirtError:
+            return error
+        return error if exists else recast(error, InvalidArgumentError)
 
 
 # ---- the oldest libvirt that this module works with ---------------------------------------------

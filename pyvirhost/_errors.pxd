@@ -8,3 +8,6 @@ cdef object last_error(lib.virConnectPtr connection, str function)
 cdef object recast(object error, object error_class)
 
 cdef object closed_error(str reason)
+
+# For an answer that no sound server gives.
+cdef object server_error(str function, str problem)

@@ -129,12 +129,21 @@ cdef object last_error(lib.virConnectPtr connection, str function):
         free(uri)
 
 
-cdef object make_error(lib.virErrorPtr record, bint lost, str uri, str function):
-    from pyvirhost.constants import ErrorCode, ErrorDomain, ErrorLevel
+cdef tuple enums():
+    # Loaded with the first error. At the interpreter's end nothing can be loaded any more, and the
+    # error counts more than the names of its numbers.
+    try:
+        from pyvirhost.constants import ErrorCode, ErrorDomain, ErrorLevel
+    except ImportError:
+        return int, int, int
+    return ErrorCode, ErrorDomain, ErrorLevel
 
+
+cdef object make_error(lib.virErrorPtr record, bint lost, str uri, str function):
+    ErrorCode, ErrorDomain, ErrorLevel = enums()
     if record is NULL or record.code == lib.VIR_ERR_OK:
         return LibvirtError(f"{function} failed and libvirt does not say why",
-                            code=ErrorCode.VIR_ERR_INTERNAL_ERROR, function=function)
+                            code=ErrorCode(lib.VIR_ERR_INTERNAL_ERROR), function=function)
     message = text(record.message) or f"{function} failed without a message"
     error_class = CLASSES.get(record.code, LibvirtError)
     if record.domain == lib.VIR_FROM_URI:
@@ -159,9 +168,15 @@ cdef object recast(object error, object error_class):
 
 
 cdef object closed_error(str reason):
-    from pyvirhost.constants import ErrorCode
+    return ConnectionClosedError(reason, code=enums()[0](lib.VIR_ERR_INVALID_CONN))
 
-    return ConnectionClosedError(reason, code=ErrorCode.VIR_ERR_INVALID_CONN)
+
+cdef object server_error(str function, str problem):
+    ErrorCode, ErrorDomain, ErrorLevel = enums()
+    return LibvirtError(
+        f"the server's answer makes no sense: {problem}", code=ErrorCode(lib.VIR_ERR_RPC),
+        domain=ErrorDomain(lib.VIR_FROM_RPC), level=ErrorLevel(lib.VIR_ERR_ERROR),
+        function=function)
 
 
 cdef str text(const char *value):

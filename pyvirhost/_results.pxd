@@ -13,7 +13,8 @@ cdef class FieldLayout:
     cdef const char *c_names[MAX_FIELDS]
     cdef Py_ssize_t count
 
-    cdef bint matches(self, const lib.virNodeCPUStats *reading, Py_ssize_t count) noexcept
+    cdef bint matches(self, const lib.virNodeCPUStats *reading,
+                      Py_ssize_t count) noexcept nogil
 
 
 cdef class ReadOnlyMapping:
@@ -80,6 +81,6 @@ cdef PageCounts new_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cel
                                 const unsigned long long *values)
 cdef TypedParameters new_typed_parameters(const lib.virTypedParameter *parameters, int count)
 cdef int add_typed_parameter(lib.virTypedParameterPtr *parameters, int *count, int *room,
-                             str name, str type_name, object value, str argument) except -1
+                             object name, str type_name, object value, str argument) except -1
 cdef object new_version(unsigned long number)
 cdef object new_security_model(const lib.virSecurityModel *model)

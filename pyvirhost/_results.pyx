@@ -9,6 +9,7 @@ cimport libvirt as lib
 from cpython.buffer cimport (PyBUF_F_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES,
                              PyBUF_WRITABLE)
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.limits cimport LLONG_MAX, LLONG_MIN
 from libc.stdlib cimport free, malloc
@@ -16,13 +17,17 @@ from libc.string cimport memcmp, memcpy, strncmp
 
 from pyvirhost._arguments cimport (int_argument, integer_argument, text_argument, uint_argument,
                                    ullong_argument)
-from pyvirhost._errors cimport last_error
+from pyvirhost._errors cimport last_error, server_error
 
-from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
 
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
+
+
+cdef extern from "<malloc.h>" nogil:
+    size_t malloc_usable_size(void *memory)
 
 
 # ---- what the types share -----------------------------------------------------------------------
@@ -31,9 +36,13 @@ cdef Py_ssize_t UINT64_SIZE = sizeof(unsigned long long)
 cdef Py_ssize_t BYTE_SIZE = 1
 
 
-cdef str bounded_text(const char *field, size_t size):
+cdef bytes raw_text(const char *field, size_t size):
     # libvirt's fixed char fields need not end in a NUL.
-    return field[:strnlen(field, size)].decode("utf-8", "replace")
+    return field[:strnlen(field, size)]
+
+
+cdef str bounded_text(const char *field, size_t size):
+    return raw_text(field, size).decode("utf-8", "replace")
 
 
 cdef unsigned long long *new_values(Py_ssize_t count) except NULL:
@@ -109,7 +118,8 @@ cdef class FieldLayout:
         self.unit = ""
         self.count = 0
 
-    cdef bint matches(self, const lib.virNodeCPUStats *reading, Py_ssize_t count) noexcept:
+    cdef bint matches(self, const lib.virNodeCPUStats *reading,
+                      Py_ssize_t count) noexcept nogil:
         cdef Py_ssize_t i
         if count != self.count:
             return False
@@ -144,6 +154,7 @@ cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count
 cdef FieldLayout NO_FIELDS = layout_of((), "")
 
 
+@cython.collection_type("mapping")
 cdef class ReadOnlyMapping:
     """The methods of a mapping, over a subclass's keys and values."""
 
@@ -207,7 +218,9 @@ cdef class NodeInfo:
         return hash(tuple(self.to_dict().values()))
 
     def __reduce__(self):
-        return _restore_node_info, tuple(self.to_dict().values())
+        # The model as bytes, since it need not be UTF-8.
+        _, *numbers = self.to_dict().values()
+        return _restore_node_info, (raw_text(self.info.model, sizeof(self.info.model)), *numbers)
 
     def to_dict(self):
         """Return the fields as a dict, by their C names and in their C order."""
@@ -269,10 +282,11 @@ cdef NodeInfo new_node_info(const lib.virNodeInfo *info):
     return result
 
 
-def _restore_node_info(str model, memory, cpus, mhz, nodes, sockets, cores, threads):
+def _restore_node_info(bytes model, memory, cpus, mhz, nodes, sockets, cores, threads):
     cdef NodeInfo result = NodeInfo.__new__(NodeInfo)
-    encoded = model.encode()[:sizeof(result.info.model)]
-    memcpy(result.info.model, <const char *>encoded, len(encoded))
+    if len(model) > <Py_ssize_t>sizeof(result.info.model):
+        raise ValueError(f"a model of {len(model)} bytes")
+    memcpy(result.info.model, <const char *>model, len(model))
     result.info.memory = memory
     result.info.cpus = cpus
     result.info.mhz = mhz
@@ -285,6 +299,7 @@ def _restore_node_info(str model, memory, cpus, mhz, nodes, sockets, cores, thre
 
 # ---- statistics ---------------------------------------------------------------------------------
 
+@cython.collection_type("mapping")
 @cython.final
 @cython.no_gc
 cdef class StatsArray(ReadOnlyMapping):
@@ -450,6 +465,7 @@ def _restore_stats_array(tuple fields, str unit, tuple values):
     return result
 
 
+@cython.collection_type("mapping")
 @cython.final
 @cython.no_gc
 cdef class StatsTable(ReadOnlyMapping):
@@ -580,13 +596,17 @@ cdef class CPUMap:
         return self.cpus
 
     def __getitem__(self, cpu):
-        cdef Py_ssize_t number = cpu
+        number = PyNumber_Index(cpu)
         if not 0 <= number < self.cpus:
             raise IndexError(f"CPU {number} is not present, there are {self.cpus}")
         return self.is_online(number)
 
     def __contains__(self, cpu):
-        return isinstance(cpu, int) and 0 <= cpu < self.cpus and self.is_online(cpu)
+        if not isinstance(cpu, int):
+            return False
+        # An exact int, since a subclass may compare as it likes.
+        number = PyNumber_Index(cpu)
+        return 0 <= number < self.cpus and self.is_online(number)
 
     def __iter__(self):
         cdef int cpu
@@ -628,23 +648,27 @@ cdef class CPUMap:
 
 
 cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online):
-    # Takes over the bitmap, which libvirt allocated with malloc.
+    # Takes over the bitmap, which libvirt allocated with malloc. libvirt does not tell its size,
+    # nor hold what a server sent against the number of CPUs.
     cdef CPUMap result
+    cdef size_t size = (<size_t>cpus + 7) // 8
     try:
+        if size > malloc_usable_size(bits):
+            raise server_error("virNodeGetCPUMap", f"a CPU map that is too short for {cpus} CPUs")
         result = CPUMap.__new__(CPUMap)
     except BaseException:
         free(bits)
         raise
     result.bits = bits
     result.cpus = cpus
-    result.size = lib.VIR_CPU_MAPLEN(cpus)
+    result.size = size
     result.online_count = online
     return result
 
 
 def _restore_cpu_map(bytes bits, int cpus, unsigned int online):
     cdef unsigned char *copy
-    if cpus < 0 or len(bits) != lib.VIR_CPU_MAPLEN(cpus):
+    if cpus < 0 or len(bits) != (<Py_ssize_t>cpus + 7) // 8:
         raise ValueError(f"{len(bits)} bytes for {cpus} CPUs")
     copy = <unsigned char *>malloc(max(len(bits), 1))
     if copy is NULL:
@@ -679,6 +703,17 @@ cdef class CellsFreeMemory:
     def __iter__(self):
         return iter(python_numbers(self.values, self.cells))
 
+    def __contains__(self, size):
+        return size in tuple(self)
+
+    def index(self, size):
+        """Return the position of the first cell with so many bytes, or raise ValueError."""
+        return tuple(self).index(size)
+
+    def count(self, size):
+        """Return how many cells have so many bytes."""
+        return tuple(self).count(size)
+
     def __eq__(self, other):
         if not isinstance(other, CellsFreeMemory):
             return NotImplemented
@@ -706,6 +741,9 @@ cdef class CellsFreeMemory:
     def to_dict(self):
         """Return a dict of cell number to free bytes."""
         return {self.first_cell + i: self.values[i] for i in range(self.cells)}
+
+
+Sequence.register(CellsFreeMemory)
 
 
 cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
@@ -811,10 +849,12 @@ cdef PageCounts new_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cel
     return result
 
 
-def _restore_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cells, tuple values):
-    cdef PageCounts result = shaped_page_counts(page_sizes, start_cell, cells)
-    if cells < 0 or len(values) != cells * len(page_sizes):
+def _restore_page_counts(tuple page_sizes, int start_cell, object cells, tuple values):
+    cdef PageCounts result
+    # As Python's ints, whose product can't overflow.
+    if cells < 0 or len(values) != cells * len(page_sizes) or (cells and not page_sizes):
         raise ValueError(f"{len(values)} counts for {cells} cells of {len(page_sizes)} sizes")
+    result = shaped_page_counts(page_sizes, start_cell, cells)
     result.values = pickled_values(values)
     return result
 
@@ -832,6 +872,7 @@ cdef dict TYPE_NAMES = {
 }
 
 
+@cython.collection_type("mapping")
 @cython.final
 @cython.no_gc
 cdef class TypedParameters(ReadOnlyMapping):
@@ -909,15 +950,20 @@ cdef TypedParameters new_typed_parameters(const lib.virTypedParameter *parameter
 
 def _restore_typed_parameters(dict contents, dict types):
     cdef TypedParameters result = TypedParameters.__new__(TypedParameters)
-    if contents.keys() != types.keys():
-        raise ValueError("the parameters and their types have other names")
+    for name, value in contents.items():
+        if types.get(name) not in TYPE_NAMES.values():
+            raise ValueError(f"no type of libvirt for {name!r}")
+        if not isinstance(value, (int, float, str)):
+            raise TypeError(f"{name!r} can't be of type {type(value).__name__}")
+    if len(contents) != len(types):
+        raise ValueError("types of other parameters")
     result.contents = dict(contents)
     result.c_types = dict(types)
     return result
 
 
 cdef int add_typed_parameter(lib.virTypedParameterPtr *parameters, int *count, int *room,
-                             str name, str type_name, object value, str argument) except -1:
+                             object name, str type_name, object value, str argument) except -1:
     # Append to an array that virTypedParamsFree frees.
     cdef const char *c_name = text_argument(name, argument)
     cdef str whole_name = f"{argument}[{name!r}]"
@@ -959,11 +1005,15 @@ class Version(tuple):
     __module__ = "pyvirhost"
     __match_args__ = ("major", "minor", "release")
 
-    def __new__(cls, int major, int minor, int release):
+    def __new__(cls, major, minor, release):
         return tuple.__new__(cls, (major, minor, release))
 
     def __getnewargs__(self):
         return tuple(self)
+
+    def to_dict(self):
+        """Return the parts as a dict."""
+        return dict(zip(self.__match_args__, self))
 
     def __int__(self):
         return self.major * 1_000_000 + self.minor * 1_000 + self.release
@@ -1010,6 +1060,10 @@ class SecurityModel(tuple):
 
     def __getnewargs__(self):
         return tuple(self)
+
+    def to_dict(self):
+        """Return the parts as a dict."""
+        return dict(zip(self.__match_args__, self))
 
     def __repr__(self):
         return f"SecurityModel(model={self.model!r}, doi={self.doi!r})"

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import pyvirhost
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     # Python acts on Ctrl-C between two of its own instructions, so not while libvirt waits for a
     # server. The default action ends the process at any time; a shell calls that status 130.
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    interruptible = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

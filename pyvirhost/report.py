@@ -18,6 +18,8 @@ T = TypeVar("T")
 Report = dict[str, Any]
 
 KIB = 1024
+# libvirt carries so many page counts in one answer.
+MOST_COUNTS = 1024
 NOT_SUPPORTED = "not supported"
 
 
@@ -178,7 +180,10 @@ def free_pages(connection: "Connection", cells: int) -> list[list[dict[str, int]
     sizes = page_sizes(connection.capabilities())
     if not sizes:
         return [[] for _ in range(cells)]
-    counts = connection.free_pages(sizes, 0, cells).to_dict()
+    counts: dict[int, dict[int, int]] = {}
+    at_once = MOST_COUNTS // len(sizes)
+    for start in range(0, cells, at_once):
+        counts |= connection.free_pages(sizes, start, min(at_once, cells - start)).to_dict()
     return [
         [{"page_size_bytes": size * KIB, "free": free}
          for size, free in counts.get(cell, {}).items()]
@@ -198,7 +203,8 @@ def page_sizes(capabilities: str) -> list[int]:
         pages = ElementTree.fromstring(capabilities).findall("host/cpu/pages")
     except ElementTree.ParseError:
         return []
-    return [int(page.get("size", "")) for page in pages if page.get("size", "").isdecimal()]
+    sizes = (int(page.get("size", "")) for page in pages if page.get("size", "").isdecimal())
+    return [size for size in sizes if 0 < size < 2**32]
 
 
 def ksm_values(parameters: "TypedParameters") -> dict[str, Any]:

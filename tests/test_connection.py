@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 from daemon import wait_until
@@ -417,7 +418,7 @@ def test_an_empty_connection_is_a_closed_one():
 
 def test_round_trips(proxy):
     with pyvirhost.open(proxy.qemu_uri) as connection:
-        assert len(proxy.calls) == 4
+        assert len(proxy.calls) == 4 + pyvirhost.EventLoop().running
         trips = {}
         for turn in ("first", "second"):
             for name in sorted({*CALLS} - DANGEROUS - {"ref"}):
@@ -427,7 +428,7 @@ def test_round_trips(proxy):
                 trips[name, turn] = len(proxy.calls)
         proxy.clear()
     assert len(proxy.calls) == 1
-    cpus = os.cpu_count()
+    cpus, cells = os.cpu_count(), len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
     assert {name: (trips[name, "first"], trips[name, "second"]) for name, _ in trips} == {
         "alloc_pages": (1, 1), "baseline_cpu": (1, 1), "baseline_hypervisor_cpu": (1, 1),
         "capabilities": (1, 1), "cells_free_memory": (1, 1), "compare_cpu": (1, 1),
@@ -435,7 +436,8 @@ def test_round_trips(proxy):
         "cpu_stats": (2, 1), "free_memory": (1, 1), "free_pages": (2, 1), "hostname": (1, 1),
         "is_alive": (0, 0), "is_encrypted": (1, 1), "is_secure": (1, 1), "lib_version": (1, 1),
         "max_vcpus": (1, 1), "memory_parameters": (2, 2), "memory_stats": (2, 1),
-        "node_info": (1, 1), "per_cell_memory_stats": (2, 1), "per_cpu_stats": (1 + cpus, 1 + cpus),
+        "node_info": (1, 1), "per_cell_memory_stats": (1 + cells, cells),
+        "per_cpu_stats": (1 + cpus, 1 + cpus),
         "ping": (1, 1), "security_model": (1, 1), "set_memory_parameters": (2, 2),
         "sev_info": (2, 2), "set_identity": (1, 1), "set_keepalive": (0, 0),
         "register_close_callback": (1, 1), "unregister_close_callback": (1, 1),

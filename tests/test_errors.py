@@ -123,6 +123,55 @@ def test_numbers_out_of_range_are_invalid_arguments(qemu):
     assert qemu.cpu_stats().user > 0
 
 
+def test_cells_out_of_range_are_invalid_arguments_of_every_call(qemu):
+    for call in (lambda: qemu.free_pages([4], -2), lambda: qemu.free_pages([4], -(2**31)),
+                 lambda: qemu.free_pages([4], 2**31 - 1), lambda: qemu.alloc_pages({2048: 0}, 99)):
+        with pytest.raises(pyvirhost.InvalidArgumentError):
+            call()
+
+
+def test_looking_for_the_cells_does_not_replace_the_error(proxy):
+    cells_free_memory = 101
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        connection.cells_free_memory()
+
+        def close_in_reply(procedure, body):
+            if procedure == cells_free_memory:
+                connection.close()
+            return body
+
+        proxy.change_reply = close_in_reply
+        with pytest.raises(pyvirhost.LibvirtError, match="start cell 5 out of range"):
+            connection.cells_free_memory(5)
+
+
+def test_errors_at_the_interpreters_end_are_the_same():
+    program = textwrap.dedent("""
+        import pyvirhost
+
+        class Last:
+            def __init__(self):
+                self.connection = pyvirhost.open("test:///default")
+
+            def __del__(self):
+                try:
+                    self.connection.memory_stats()
+                except NotImplementedError as error:
+                    print(type(error).__name__, error.code)
+                self.connection.close()
+                try:
+                    self.connection.memory_stats()
+                except ValueError as error:
+                    print(type(error).__name__, error.code)
+
+        last = Last()
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0, "NotSupportedError 3\nConnectionClosedError 6\n", "")
+
+
 def test_a_page_size_that_the_host_lacks_is_an_error(qemu):
     with pytest.raises(pyvirhost.LibvirtError, match="page size 12345"):
         qemu.free_pages([4, 12345])

@@ -319,6 +319,12 @@ def test_a_driver_that_supports_nothing_has_a_report():
     assert shown({**report, "errors": errors}).count("not supported") == len(places)
 
 
+def test_a_host_with_more_cells_than_one_answer_carries(open_node):
+    report = collect(open_node("<cpu><nodes>600</nodes></cpu>"))
+    assert len(report["cells"]) == 600
+    assert "cells.free_pages" not in report["errors"]
+
+
 def test_256_cpus_stay_readable():
     lines = shown(busy_host(256)).splitlines()
     assert "  Online   255: 0-4,6-255" in lines

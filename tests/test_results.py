@@ -366,6 +366,70 @@ def test_page_counts_are_asked_by_cell_and_page_size(connection):
             counts[nonsense]
 
 
+def test_mappings_match_patterns(connection):
+    match connection.cpu_stats():
+        case {"user": user, "nobody": _}:
+            raise AssertionError(user)
+        case {"user": user}:
+            assert user == 9797400000
+        case _:
+            raise AssertionError
+    match connection.per_cpu_stats():
+        case {2: {"idle": idle}}:
+            assert idle == 87264900000
+        case _:
+            raise AssertionError
+
+
+class Liar(int):
+    """An int that compares as it likes."""
+
+    def __ge__(self, other):
+        return True
+
+    __gt__ = __le__ = __lt__ = __ge__
+
+
+def test_an_int_that_lies_reads_nothing_beyond_the_map(connection):
+    cpu_map = connection.cpu_map()
+    assert Liar(2**30) not in cpu_map
+    assert Liar(-(2**30)) not in cpu_map
+    assert Liar(2) in cpu_map
+    for cpu in (Liar(2**30), 2**70):
+        with pytest.raises(IndexError):
+            cpu_map[cpu]
+
+
+def test_pickles_whose_sizes_overflow_are_refused(connection):
+    counts = connection.free_pages([4])
+    restore, _ = counts.__reduce__()
+    for arguments in (((4, 8, 16, 32), 0, 2**62, ()), ((), 0, 2**62, ()), ((4,), 0, -1, ()),
+                      ((), 0, 1, ())):
+        with pytest.raises(ValueError, match="counts for"):
+            restore(*arguments)
+    restore, _ = connection.cpu_map().__reduce__()
+    for arguments in ((b"", 2**31 - 1, 0), (b"\1", 2**31 - 1, 0), (b"", -1, 0)):
+        with pytest.raises(ValueError, match="bytes for"):
+            restore(*arguments)
+
+
+def test_typed_parameters_hold_nothing_but_values(qemu):
+    restore, _ = qemu.memory_parameters().__reduce__()
+    with pytest.raises(ValueError, match="no type of libvirt for 'x'"):
+        restore({"x": 1}, {"x": "nonsense"})
+    with pytest.raises(ValueError, match="no type of libvirt for 'x'"):
+        restore({"x": 1}, {})
+    with pytest.raises(TypeError, match="'x' can't be of type list"):
+        restore({"x": []}, {"x": "uint"})
+
+
+def test_a_model_that_is_not_utf_8_stays_the_same(connection):
+    restore, (_, *numbers) = connection.node_info().__reduce__()
+    info = restore(b"\xff" * 31, *numbers)
+    assert pickle.loads(pickle.dumps(info)) == info
+    assert info.model == "\ufffd" * 31
+
+
 def test_versions_are_tuples_with_names():
     version = pyvirhost.Version(9, 0, 1)
     assert (version.major, version.minor, version.release) == version == (9, 0, 1)
