@@ -118,21 +118,20 @@ cdef void close_in_background(lib.virConnectPtr handle, bint registered) noexcep
 
 # ---- callbacks ----------------------------------------------------------------------------------
 
-# The close callbacks that have not been called: number -> (callback, weak reference to its
-# connection). libvirt is given the number only, so that it may call when it likes: whose number
-# is gone is not called.
+# The close callbacks that have not been called: number -> weak reference to the connection, which
+# has the callback. libvirt is given the number only, so that it may call when it likes: whose
+# number is gone is not called.
 cdef dict close_callbacks = {}
 cdef object close_callback_numbers = itertools.count(1)
 
 
 cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept with gil:
-    entry = close_callbacks.pop(<uintptr_t>number, None)
-    if entry is None:
-        return
-    callback, reference = entry
-    connection = reference()
+    cdef Connection connection
+    reference = close_callbacks.pop(<uintptr_t>number, None)
+    connection = None if reference is None else reference()
     if connection is None:
         return
+    callback = connection.callback
     try:
         from pyvirhost.constants import CloseReason
 
@@ -636,7 +635,9 @@ cdef class Connection:
     # What the server taught, shared by all handles of the connection: a FieldLayout for each
     # Source that was read, and the number of cells.
     cdef list taught
-    # Of the close callback, in close_callbacks until it has been called; 0 without one.
+    # The close callback and its number, in close_callbacks until it has been called; None and 0
+    # without one.
+    cdef object callback
     cdef uintptr_t callback_number
     cdef object __weakref__
 
@@ -715,6 +716,7 @@ cdef class Connection:
         # Whether there was one that libvirt still knows.
         cdef uintptr_t number = self.callback_number
         self.callback_number = 0
+        self.callback = None
         return number != 0 and close_callbacks.pop(number, None) is not None
 
     def close(self):
@@ -1008,13 +1010,15 @@ cdef class Connection:
             if self.callback_number in close_callbacks:
                 raise ValueError("a close callback is registered already; unregister it first")
             number = next(close_callback_numbers)
-            close_callbacks[number] = callback, weakref.ref(self)
+            close_callbacks[number] = weakref.ref(self)
+            self.callback = callback
             with nogil:
                 result = lib.virConnectRegisterCloseCallback(
                     handle, on_close, <void *>number, NULL)
             if result < 0:
                 error = last_error(handle, "virConnectRegisterCloseCallback")
                 del close_callbacks[number]
+                self.callback = None
                 raise error
             self.callback_number = number
         finally:

@@ -224,7 +224,7 @@ def test_callbacks_that_make_no_sense_change_nothing(daemon):
         with pytest.raises(ValueError, match="registered already"):
             connection.register_close_callback(lambda *_: None)
         connection.unregister_close_callback()
-        connection.register_close_callback(print)
+        connection.register_close_callback(lambda *_: None)
 
 
 @pytest.mark.parametrize("with_loop", [False, True])
