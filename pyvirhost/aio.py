@@ -64,7 +64,10 @@ class _Worker(threading.Thread):
             except BaseException as raised:
                 error = raised
             try:
-                loop.call_soon_threadsafe(deliver, result, error)
+                if future.cancelled():  # and nobody may be left to deliver to
+                    discard(result)
+                else:
+                    loop.call_soon_threadsafe(deliver, result, error)
             except RuntimeError:  # the event loop is closed
                 discard(result)
             finally:
