@@ -115,9 +115,14 @@ def test_every_reading_of_the_test_driver(connection):
     check_test_driver(connection)
     assert connection.uri() == "test:///default"
     assert connection.is_secure() is True
-    # Not in a daemon, which takes this driver's 0 up to libvirt 11.2 for a failure.
-    assert connection.free_pages([4, 2048]).to_dict() == {
-        0: {4: 19, 2048: 45}, 1: {4: 97, 2048: 201}}
+    # Not in a daemon, which takes this driver's 0 before libvirt 11.3 for a failure. Its numbers
+    # depend on the cell since then.
+    if pyvirhost.lib_version() < (11, 3, 0):
+        assert connection.free_pages([4, 2048]).to_dict() == {
+            0: {4: 19, 2048: 45}, 1: {4: 97, 2048: 201}}
+    else:
+        assert connection.free_pages([4, 2048]).to_dict() == {
+            0: {4: 7, 2048: 21}, 1: {4: 19, 2048: 45}}
     assert connection.free_pages([4], 1, 1).to_dict() == {1: {4: 19}}
 
 
