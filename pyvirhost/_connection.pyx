@@ -22,7 +22,7 @@ from posix.unistd cimport getpid
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport closed_error, last_error, recast
+from pyvirhost._errors cimport closed_error, last_error, member, recast, reply_error
 from pyvirhost._events cimport keep_running, settle
 from pyvirhost._results cimport (MAX_FIELDS, FieldLayout, StatsArray, StatsTable,
                                  add_typed_parameter, new_cells_free_memory, new_cpu_map,
@@ -38,6 +38,7 @@ from pyvirhost._results import TypedParameters
 
 cdef extern from *:
     """
+    #include <malloc.h>
     #include <pthread.h>
     #include <string.h>
     #if PY_VERSION_HEX < 0x030D0000
@@ -46,6 +47,7 @@ cdef extern from *:
     """
     bint Py_IsFinalizing()
     void explicit_bzero(void *memory, size_t size)
+    size_t malloc_usable_size(void *memory)
     ctypedef unsigned long pthread_t
     int pthread_create(pthread_t *thread, void *attributes, void *(*start)(void *) noexcept nogil,
                        void *argument) nogil
@@ -62,6 +64,8 @@ cdef enum:
     # libvirt's protocol carries at most so many cells, page counts and typed parameters.
     MAX_CELLS = 1024
     MAX_PARAMETERS = 64
+    # What read_rows returns for rows that differ; -1 is libvirt's own failure.
+    OTHER_FIELDS = -2
 
 
 cdef enum Source:
@@ -132,7 +136,7 @@ cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept 
     try:
         from pyvirhost.constants import CloseReason
 
-        callback(connection, CloseReason(reason))
+        callback(connection, member(CloseReason, reason))
     except BaseException as error:
         PyErr_SetObject(type(error), error)
         PyErr_WriteUnraisable(callback)
@@ -510,6 +514,8 @@ cdef int read_rows(lib.virConnectPtr handle, Source source, const int *numbers, 
             given = count[0]
             if call_stats(handle, source, numbers[row], reading, &given, 0) < 0:
                 return -1
+            if given != count[0]:
+                return OTHER_FIELDS
         for i in range(count[0]):
             values[row * count[0] + i] = reading[i].value
     return 0
@@ -576,7 +582,7 @@ cdef frozenset MEMORY_COUNTERS = frozenset((
 cdef object compare_result(int result):
     from pyvirhost.constants import CPUCompareResult
 
-    return CPUCompareResult(result)
+    return member(CPUCompareResult, result)
 
 
 cdef str owned_text(char *text):
@@ -978,7 +984,7 @@ cdef class Connection:
         Parameters
         ----------
         callback : callable
-            Is given the connection and a `CloseReason`.
+            Is given the connection and a `CloseReason`, or an int that none has.
 
         Raises
         ------
@@ -1195,13 +1201,17 @@ cdef class Connection:
         cdef unsigned int c_flags = uint_argument(flags, "flags")
         cdef lib.virConnectPtr handle = self.enter()
         cdef char **models = NULL
-        cdef int i, count
+        cdef int result, i
+        cdef int count = 0
         try:
             with nogil:
-                count = lib.virConnectGetCPUModelNames(handle, c_arch, &models, c_flags)
-            if count < 0:
-                raise last_error(handle, "virConnectGetCPUModelNames")
+                result = lib.virConnectGetCPUModelNames(handle, c_arch, &models, c_flags)
+                # The result is what the server says, the NULL at the end what it sent.
+                while models is not NULL and models[count] is not NULL:
+                    count += 1
             try:
+                if result < 0:
+                    raise last_error(handle, "virConnectGetCPUModelNames")
                 return [models[i].decode("utf-8", "replace") for i in range(count)]
             finally:
                 for i in range(count):
@@ -1222,6 +1232,7 @@ cdef class Connection:
         Returns
         -------
         CPUCompareResult
+            A plain int where the server's answer is newer than this package.
 
         Raises
         ------
@@ -1269,6 +1280,7 @@ cdef class Connection:
         Returns
         -------
         CPUCompareResult
+            A plain int where the server's answer is newer than this package.
 
         Raises
         ------
@@ -1446,6 +1458,11 @@ cdef class Connection:
                 present = lib.virNodeGetCPUMap(handle, &bits, &online, c_flags)
             if present < 0:
                 raise last_error(handle, "virNodeGetCPUMap")
+            # The server sends the map and the number of CPUs, and nothing says that they fit.
+            if malloc_usable_size(bits) * 8 < <size_t>present:
+                free(bits)
+                raise reply_error(f"the server sent a CPU map that is too short for {present} CPUs",
+                                  "virNodeGetCPUMap")
             return new_cpu_map(bits, present, online)
         finally:
             self.leave()
@@ -2013,6 +2030,9 @@ cdef class Connection:
                 count = self.known_count(source)
                 with nogil:
                     result = read_rows(handle, source, numbers, rows, reading, &count, values)
+                if result == OTHER_FIELDS:
+                    raise reply_error("the server sent a row with more or fewer fields than "
+                                      f"the {count} of the first", FUNCTIONS[source])
                 if result < 0:
                     raise last_error(handle, FUNCTIONS[source])
                 layout = self.learned(source, reading, count)
@@ -2040,9 +2060,12 @@ cdef class Connection:
                     if result < 0:
                         result = lib.virNodeGetInfo(handle, &info)
                         if result == 0:
-                            result = <int>info.nodes
+                            result = <int>min(info.nodes, <unsigned int>MAX_CELLS + 1)
                 if result < 0:
                     raise last_error(handle, "virNodeGetInfo")
+                if result > MAX_CELLS:
+                    raise reply_error(f"the server reports {info.nodes} NUMA cells, libvirt "
+                                      f"carries at most {MAX_CELLS}", "virNodeGetInfo")
                 self.cell_count = result
             finally:
                 self.leave()

@@ -8,3 +8,5 @@ cdef object last_error(lib.virConnectPtr connection, str function)
 cdef object recast(object error, object error_class)
 
 cdef object closed_error(str reason)
+cdef object reply_error(str message, str function)
+cdef object member(object enum, int value)

@@ -959,7 +959,7 @@ class Version(tuple):
     __module__ = "pyvirhost"
     __match_args__ = ("major", "minor", "release")
 
-    def __new__(cls, int major, int minor, int release):
+    def __new__(cls, unsigned long major, unsigned long minor, unsigned long release):
         return tuple.__new__(cls, (major, minor, release))
 
     def __getnewargs__(self):
