@@ -38,6 +38,7 @@ from pyvirhost._results import TypedParameters
 
 cdef extern from *:
     """
+    #include <malloc.h>
     #include <pthread.h>
     #include <string.h>
     #if PY_VERSION_HEX < 0x030D0000
@@ -46,6 +47,7 @@ cdef extern from *:
     """
     bint Py_IsFinalizing()
     void explicit_bzero(void *memory, size_t size)
+    size_t malloc_usable_size(void *memory)
     ctypedef unsigned long pthread_t
     int pthread_create(pthread_t *thread, void *attributes, void *(*start)(void *) noexcept nogil,
                        void *argument) nogil
@@ -62,6 +64,8 @@ cdef enum:
     # libvirt's protocol carries at most so many cells, page counts and typed parameters.
     MAX_CELLS = 1024
     MAX_PARAMETERS = 64
+    # What read_rows returns for rows that differ; -1 is libvirt's own failure.
+    OTHER_FIELDS = -2
 
 
 cdef enum Source:
@@ -135,7 +139,7 @@ cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept 
     try:
         from pyvirhost.constants import CloseReason
 
-        callback(connection, CloseReason(reason))
+        callback(connection, member(CloseReason, reason))
     except BaseException as error:
         PyErr_SetObject(type(error), error)
         PyErr_WriteUnraisable(callback)
@@ -988,7 +992,7 @@ cdef class Connection:
         Parameters
         ----------
         callback : callable
-            Is given the connection and a `CloseReason`.
+            Is given the connection and a `CloseReason`, or an int that none has.
 
         Raises
         ------
@@ -1207,13 +1211,17 @@ cdef class Connection:
         cdef unsigned int c_flags = uint_argument(flags, "flags")
         cdef lib.virConnectPtr handle = self.enter()
         cdef char **models = NULL
-        cdef int i, count
+        cdef int result, i
+        cdef int count = 0
         try:
             with nogil:
-                count = lib.virConnectGetCPUModelNames(handle, c_arch, &models, c_flags)
-            if count < 0:
-                raise last_error(handle, "virConnectGetCPUModelNames")
+                result = lib.virConnectGetCPUModelNames(handle, c_arch, &models, c_flags)
+                # The result is what the server says, the NULL at the end what it sent.
+                while models is not NULL and models[count] is not NULL:
+                    count += 1
             try:
+                if result < 0:
+                    raise last_error(handle, "virConnectGetCPUModelNames")
                 return [models[i].decode("utf-8", "replace") for i in range(count)]
             finally:
                 for i in range(count):
@@ -1234,6 +1242,7 @@ cdef class Connection:
         Returns
         -------
         CPUCompareResult
+            A plain int where the server's answer is newer than this package.
 
         Raises
         ------
@@ -1281,6 +1290,7 @@ cdef class Connection:
         Returns
         -------
         CPUCompareResult
+            A plain int where the server's answer is newer than this package.
 
         Raises
         ------
@@ -1458,6 +1468,11 @@ cdef class Connection:
                 present = lib.virNodeGetCPUMap(handle, &bits, &online, c_flags)
             if present < 0:
                 raise last_error(handle, "virNodeGetCPUMap")
+            # The server sends the map and the number of CPUs, and nothing says that they fit.
+            if malloc_usable_size(bits) * 8 < <size_t>present:
+                free(bits)
+                raise reply_error(f"the server sent a CPU map that is too short for {present} CPUs",
+                                  "virNodeGetCPUMap")
             return new_cpu_map(bits, present, online)
         finally:
             self.leave()
@@ -2063,7 +2078,7 @@ cdef class Connection:
                     if result < 0:
                         result = lib.virNodeGetInfo(handle, &info)
                         if result == 0:
-                            result = <int>info.nodes
+                            result = <int>min(info.nodes, <unsigned int>MAX_CELLS + 1)
                 if result < 0:
                     raise last_error(handle, "virNodeGetInfo")
                 self.taught[CELL_COUNT] = result

@@ -11,16 +11,31 @@ import time
 from pathlib import Path
 
 NOBODY = 65534
+# Distributions differ in whether an ordinary user's PATH has these folders.
+PATH = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
+
+USER, PASSWORD = "fred", "s3cret"
 
 CONFIGURATION = """\
-unix_sock_dir = "{run}"
-auth_unix_rw = "none"
+unix_sock_dir = "{home}/run"
+auth_unix_rw = "{auth}"
 auth_unix_ro = "none"
-listen_tls = 0
 listen_tcp = 1
 listen_addr = "127.0.0.1"
 tcp_port = "{port}"
-auth_tcp = "none"
+auth_tcp = "{auth}"
+listen_tls = {listen_tls}
+tls_port = "{tls_port}"
+auth_tls = "{auth}"
+ca_file = "{home}/tls/cacert.pem"
+cert_file = "{home}/tls/servercert.pem"
+key_file = "{home}/tls/serverkey.pem"
+"""
+
+SASL = """\
+mech_list: {mechanism}
+auxprop_plugin: sasldb
+sasldb_path: {home}/sasl/users
 """
 
 # In a mount namespace, where nothing of the system's libvirt is seen or changed, and where the
@@ -63,25 +78,53 @@ class Daemon:
 
     Run by root, it has no privileges unless `privileged`, and then a mount namespace of its own, so
     that it shares no state with a libvirtd of the system.
+
+    With a SASL mechanism as `sasl` it wants to know `USER` by `PASSWORD`, on every socket. With
+    the `authority` that signs its certificate and that of its clients (a `trustme.CA`) it is on
+    TLS, too, as `name`.
     """
 
-    def __init__(self, privileged=False):
+    def __init__(self, privileged=False, sasl=None, authority=None, name="localhost"):
         self.privileged = privileged
+        self.sasl = sasl
+        self.authority = authority
+        self.name = name
         # Short, since a unix socket's path has to fit into 107 bytes.
         self.home = Path(tempfile.mkdtemp(prefix="vh-"))
         self.run = self.home / "run"
         self.socket = self.run / "libvirt-sock"
         self.port = free_port()
+        self.tls_port = free_port()
 
     def __enter__(self):
-        (self.home / "conf").write_text(CONFIGURATION.format(run=self.run, port=self.port))
-        for name in ("run", "config", "cache", "state"):
+        (self.home / "conf").write_text(CONFIGURATION.format(
+            home=self.home, port=self.port, tls_port=self.tls_port,
+            auth="sasl" if self.sasl else "none", listen_tls=int(self.authority is not None)))
+        for name in ("run", "config", "cache", "state", "sasl", "tls"):
             (self.home / name).mkdir()
+        if self.sasl is not None:
+            self.write_user()
+        if self.authority is not None:
+            self.write_certificate()
         if os.geteuid() == 0 and not self.privileged:
-            for path in (self.home, *self.home.iterdir()):
+            for path in (self.home, *self.home.rglob("*")):
                 os.chown(path, NOBODY, NOBODY)
         self.start()
         return self
+
+    def write_user(self):
+        folder = self.home / "sasl"
+        (folder / "libvirt.conf").write_text(SASL.format(home=self.home, mechanism=self.sasl))
+        subprocess.run(
+            ["saslpasswd2", "-p", "-f", folder / "users", "-a", "libvirt", USER],
+            input=PASSWORD, text=True, check=True, env={"PATH": PATH})
+
+    def write_certificate(self):
+        folder = self.home / "tls"
+        certificate = self.authority.issue_cert(self.name)
+        self.authority.cert_pem.write_to_path(folder / "cacert.pem")
+        certificate.cert_chain_pems[0].write_to_path(folder / "servercert.pem")
+        certificate.private_key_pem.write_to_path(folder / "serverkey.pem")
 
     def start(self):
         """Start the daemon, the first time or after its end."""
@@ -93,7 +136,7 @@ class Daemon:
         elif os.geteuid() == 0:
             start += [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         environment = {
-            "PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin",
+            "PATH": PATH, "SASL_CONF_PATH": str(self.home / "sasl"),
             "HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run),
             "XDG_CONFIG_HOME": str(self.home / "config"),
             "XDG_CACHE_HOME": str(self.home / "cache"),
@@ -107,8 +150,11 @@ class Daemon:
 
     def answers(self):
         assert self.process.poll() is None, (self.home / "log").read_text()
-        for family, address in ((socket.AF_UNIX, str(self.socket)),
-                                (socket.AF_INET, ("127.0.0.1", self.port))):
+        addresses = [(socket.AF_UNIX, str(self.socket)),
+                     (socket.AF_INET, ("127.0.0.1", self.port))]
+        if self.authority is not None:
+            addresses.append((socket.AF_INET, ("127.0.0.1", self.tls_port)))
+        for family, address in addresses:
             with socket.socket(family) as probe:
                 if probe.connect_ex(address):
                     return False
@@ -131,6 +177,10 @@ class Daemon:
     @property
     def tcp_uri(self):
         return f"test+tcp://127.0.0.1:{self.port}/default"
+
+    @property
+    def tls_uri(self):
+        return f"test+tls://localhost:{self.tls_port}/default"
 
     @property
     def qemu_uri(self):

@@ -31,6 +31,7 @@ class Proxy:
         self.calls = []
         self.change_reply = None
         self.cut_at = None
+        self.starting = threading.Lock()
 
     def __enter__(self):
         self.stack = ExitStack()
@@ -68,28 +69,40 @@ class Proxy:
                 return
             server = socket.socket(socket.AF_UNIX)
             server.connect(str(self.daemon.socket))
-            for source, target in ((client, server), (server, client)):
-                thread = threading.Thread(target=self.pump, args=(source, target, source is server))
-                self.threads.append(thread)
-                thread.start()
+            with self.starting:
+                self.begin(client)
+                for source, target in ((client, server), (server, client)):
+                    thread = threading.Thread(
+                        target=self.pump, args=(source, target, source is server))
+                    self.threads.append(thread)
+                    thread.start()
 
     def pump(self, source, target, is_reply):
-        with source.makefile("rb") as stream:
+        with source.makefile("rb") as stream, suppress(OSError):
             while len(head := stream.read(28)) == 28:
                 length, _, _, procedure, kind, _, _ = struct.unpack(">7I", head)
                 body = stream.read(length - 28)
                 if kind == CALL and not is_reply:
                     self.calls.append(procedure)
-                if is_reply and procedure == self.cut_at:
-                    break
-                if is_reply and self.change_reply is not None:
-                    body = self.change_reply(procedure, body)
-                    head = struct.pack(">I", 28 + len(body)) + head[4:]
-                try:
+                if not is_reply:
                     target.sendall(head + body)
-                except OSError:
+                elif not self.reply(target, head, body):
                     break
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         source.close()
+
+    def begin(self, client):
+        """Do nothing: libvirt's servers wait for the client to begin."""
+
+    def reply(self, client, head, body):
+        """Pass a server's message on, and return whether to go on."""
+        procedure, = struct.unpack_from(">I", head, 12)
+        if procedure == self.cut_at:
+            return False
+        if self.change_reply is not None:
+            body = self.change_reply(procedure, body)
+            head = struct.pack(">I", 28 + len(body)) + head[4:]
+        client.sendall(head + body)
+        return True
