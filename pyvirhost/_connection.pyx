@@ -22,7 +22,7 @@ from posix.unistd cimport getpid
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport closed_error, last_error, recast, server_error
+from pyvirhost._errors cimport closed_error, last_error, member, recast, server_error
 from pyvirhost._events cimport keep_running, settle
 from pyvirhost._results cimport (MAX_FIELDS, FieldLayout, StatsArray, StatsTable,
                                  add_typed_parameter, new_cells_free_memory, new_cpu_map,
@@ -38,7 +38,6 @@ from pyvirhost._results import TypedParameters
 
 cdef extern from *:
     """
-    #include <malloc.h>
     #include <pthread.h>
     #include <string.h>
     #if PY_VERSION_HEX < 0x030D0000
@@ -47,7 +46,6 @@ cdef extern from *:
     """
     bint Py_IsFinalizing()
     void explicit_bzero(void *memory, size_t size)
-    size_t malloc_usable_size(void *memory)
     ctypedef unsigned long pthread_t
     int pthread_create(pthread_t *thread, void *attributes, void *(*start)(void *) noexcept nogil,
                        void *argument) nogil
@@ -64,8 +62,6 @@ cdef enum:
     # libvirt's protocol carries at most so many cells, page counts and typed parameters.
     MAX_CELLS = 1024
     MAX_PARAMETERS = 64
-    # What read_rows returns for rows that differ; -1 is libvirt's own failure.
-    OTHER_FIELDS = -2
 
 
 cdef enum Source:
@@ -585,10 +581,7 @@ cdef frozenset MEMORY_COUNTERS = frozenset((
 cdef object compare_result(int result):
     from pyvirhost.constants import CPUCompareResult
 
-    try:
-        return CPUCompareResult(result)
-    except ValueError:
-        return result  # a newer libvirt's
+    return member(CPUCompareResult, result)
 
 
 cdef str owned_text(char *text):
@@ -1468,11 +1461,6 @@ cdef class Connection:
                 present = lib.virNodeGetCPUMap(handle, &bits, &online, c_flags)
             if present < 0:
                 raise last_error(handle, "virNodeGetCPUMap")
-            # The server sends the map and the number of CPUs, and nothing says that they fit.
-            if malloc_usable_size(bits) * 8 < <size_t>present:
-                free(bits)
-                raise reply_error(f"the server sent a CPU map that is too short for {present} CPUs",
-                                  "virNodeGetCPUMap")
             return new_cpu_map(bits, present, online)
         finally:
             self.leave()
@@ -2081,6 +2069,8 @@ cdef class Connection:
                             result = <int>min(info.nodes, <unsigned int>MAX_CELLS + 1)
                 if result < 0:
                     raise last_error(handle, "virNodeGetInfo")
+                if result > <int>MAX_CELLS:
+                    raise server_error("virNodeGetInfo", f"{info.nodes} NUMA cells")
                 self.taught[CELL_COUNT] = result
             finally:
                 self.leave()

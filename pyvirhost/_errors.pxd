@@ -9,5 +9,8 @@ cdef object recast(object error, object error_class)
 
 cdef object closed_error(str reason)
 
+# The member of an enum, or the number where no member has it.
+cdef object member(object enum, int value)
+
 # For an answer that no sound server gives.
 cdef object server_error(str function, str problem)

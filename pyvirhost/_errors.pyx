@@ -179,14 +179,6 @@ cdef object server_error(str function, str problem):
         function=function)
 
 
-cdef object reply_error(str message, str function):
-    # libvirt's client hands on what it decoded; not all of it makes sense together.
-    from pyvirhost.constants import ErrorCode, ErrorDomain
-
-    return LibvirtError(message, code=ErrorCode.VIR_ERR_RPC, domain=ErrorDomain.VIR_FROM_REMOTE,
-                        function=function)
-
-
 cdef str text(const char *value):
     # Messages quote file names and servers, so they need not be UTF-8.
     return None if value is NULL else value.decode("utf-8", "replace")
