@@ -3,20 +3,26 @@
 PYTHON ?= python3
 URI ?= test:///default
 ARGS ?=
+THREADS ?= 4
+
+# Test files whose tests may each run in many threads at once.
+THREAD_SAFE := $(addprefix tests/,test_arguments.py test_auth.py test_errors.py test_results.py)
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 
-export PYTHON
+export PYTHON PIP_PREFER_BINARY
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test lint clean
+.PHONY: help run test test-freethreaded test-in-threads lint clean
 .NOTPARALLEL:  # one pip at a time in the environment
 
 help:
 	@echo "make run     build, and print the report of the host that URI names ($(URI))"
 	@echo "make test    run the tests, with the arguments for pytest that ARGS holds"
+	@echo "make test-freethreaded   run them where there is no GIL, some in many threads at once;"
+	@echo "             PYTHON names the interpreter, such as python3.13t"
 	@echo "make lint    check the sources and the type stubs"
 	@echo "make clean   remove all that the others made"
 	@echo "Each first sets up what it needs. PYTHON names the interpreter ($(PYTHON))."
@@ -28,6 +34,17 @@ test: $(VENV)/installed $(VENV)/test-group
 	@.ci/packages test
 	$(BIN)/python -m pytest $(ARGS)
 
+# In an environment of its own. The newest NumPy and hypothesis have wheels for newer Pythons only.
+test-freethreaded:
+	@$(MAKE) --no-print-directory VENV=.venv-freethreaded PIP_PREFER_BINARY=1 test-in-threads
+
+test-in-threads: $(VENV)/installed $(VENV)/freethreaded-group
+	@.ci/packages test
+	@$(BIN)/python -c "import sys; sys.exit(sys._is_gil_enabled())" || \
+	    { echo "pyvirhost: $(PYTHON) has a GIL; name one without: PYTHON=python3.13t" >&2; exit 1; }
+	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --parallel-threads=$(THREADS) $(THREAD_SAFE) $(ARGS)
+
 lint: $(VENV)/installed $(VENV)/lint-group
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint pyvirhost include  # it starts pycodestyle
@@ -36,7 +53,7 @@ lint: $(VENV)/installed $(VENV)/lint-group
 	$(BIN)/stubtest pyvirhost --allowlist tests/stubtest.allowlist --ignore-unused-allowlist
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info pyvirhost/*.c pyvirhost/*.so
+	rm -rf .venv .venv-freethreaded build dist *.egg-info pyvirhost/*.c pyvirhost/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -r {} +
 

@@ -16,6 +16,7 @@ DIRECTIVES = {
     "annotation_typing": False,
     "auto_pickle": False,
     "autotestdict": False,
+    "freethreading_compatible": True,
 }
 INSTALL_HINT = (
     "install {what}: apt install {apt} (Debian, Ubuntu), dnf install {dnf} (Fedora), "

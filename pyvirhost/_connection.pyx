@@ -5,7 +5,6 @@ exception before anything else can run, and lets the connection go (`leave`). Th
 closed connection closes it.
 """
 
-import itertools
 import threading
 import weakref
 
@@ -39,11 +38,17 @@ from pyvirhost._results import TypedParameters
 cdef extern from *:
     """
     #include <pthread.h>
+    #include <stdatomic.h>
+    #include <stdint.h>
     #include <string.h>
+
+    static atomic_uintptr_t close_callbacks_made;
     #if PY_VERSION_HEX < 0x030D0000
     #define Py_IsFinalizing _Py_IsFinalizing
     #endif
     """
+    uintptr_t close_callbacks_made
+    uintptr_t atomic_fetch_add(uintptr_t *value, uintptr_t more) nogil
     bint Py_IsFinalizing()
     void explicit_bzero(void *memory, size_t size)
     ctypedef unsigned long pthread_t
@@ -122,7 +127,6 @@ cdef void close_in_background(lib.virConnectPtr handle, bint registered) noexcep
 # has the callback. libvirt is given the number only, so that it may call when it likes: whose
 # number is gone is not called.
 cdef dict close_callbacks = {}
-cdef object close_callback_numbers = itertools.count(1)
 
 
 cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept with gil:
@@ -676,14 +680,15 @@ cdef class Connection:
     # ---- holding the connection ----
 
     cdef lib.virConnectPtr enter(self) except NULL:
-        cdef bint usable
+        cdef bint closing, usable
         with cython.critical_section(self):
-            usable = not self.closing and self.forks == forks
+            closing = self.closing
+            usable = not closing and self.forks == forks
             if usable:
                 self.calls += 1
         if usable:
             return self.handle
-        if self.closing:
+        if closing:
             raise closed_error("the connection is closed")
         raise closed_error(f"the connection belongs to process {self.process}, from which this "
                            "one was forked; open another one here")
@@ -711,9 +716,11 @@ cdef class Connection:
 
     cdef bint forget_callback(self) noexcept:
         # Whether there was one that libvirt still knows.
-        cdef uintptr_t number = self.callback_number
-        self.callback_number = 0
-        self.callback = None
+        cdef uintptr_t number
+        with cython.critical_section(self):
+            number = self.callback_number
+            self.callback_number = 0
+            self.callback = None
         return number != 0 and close_callbacks.pop(number, None) is not None
 
     def close(self):
@@ -1006,7 +1013,7 @@ cdef class Connection:
         try:
             if self.callback_number in close_callbacks:
                 raise ValueError("a close callback is registered already; unregister it first")
-            number = next(close_callback_numbers)
+            number = atomic_fetch_add(&close_callbacks_made, 1) + 1
             close_callbacks[number] = weakref.ref(self)
             self.callback = callback
             with nogil:

@@ -21,9 +21,10 @@ cdef extern from *:
     int fired
 
 
-# All below is guarded by this lock; the loop's thread never takes it.
+# All below is guarded by this lock.
 lock = threading.RLock()
-cdef object thread = None
+# Not a cdef, which without the GIL could be freed under those who read it without the lock.
+thread = None
 # What is registered with libvirt: nothing yet, our choice of its default implementation, or what
 # some other library chose before. libvirt keeps the first for as long as the process lives.
 cdef enum Registered:
@@ -82,7 +83,8 @@ cdef void register() noexcept:
 
 
 cdef bint is_running():
-    return thread is not None and thread.is_alive()
+    present = thread
+    return present is not None and present.is_alive()
 
 
 cdef object start_thread():

@@ -111,6 +111,7 @@ def test_no_repr_shows_a_secret(uri):
     assert "s3cret" not in repr(caught.value) + str(vars(caught.value))
 
 
+@pytest.mark.thread_unsafe(reason="counts references")
 def test_opening_frees_what_it_was_given(uri):
     class Answers:
         def __call__(self, credentials):

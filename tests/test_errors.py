@@ -196,6 +196,7 @@ def test_a_daemon_that_is_killed_is_a_lost_connection(uri):
         connection.close()
 
 
+@pytest.mark.thread_unsafe(reason="kills the daemon")
 def test_a_daemon_killed_in_mid_call_is_a_lost_connection(own_daemon):
     with pyvirhost.open(own_daemon.test_uri) as connection:
         own_daemon.process.send_signal(signal.SIGSTOP)
@@ -214,6 +215,7 @@ def test_a_daemon_killed_in_mid_call_is_a_lost_connection(own_daemon):
         assert [type(error) for error in caught] == [pyvirhost.ConnectionLostError]
 
 
+@pytest.mark.thread_unsafe(reason="sets the garbage collector")
 def test_an_error_survives_a_finaliser_that_closes_another_connection(connection, daemon):
     # Making the exception allocates, allocation collects garbage, and the garbage has a finaliser
     # whose own call to libvirt succeeds and wipes this thread's error.
@@ -268,6 +270,7 @@ def test_errors_stay_with_their_thread(connection):
     assert not wrong
 
 
+@pytest.mark.thread_unsafe(reason="changes what the server says")
 def test_no_memory_left_is_no_error(proxy):
     free_memory = 102
 
@@ -281,6 +284,7 @@ def test_no_memory_left_is_no_error(proxy):
         assert connection.free_memory() == 3145728
 
 
+@pytest.mark.thread_unsafe(reason="kills the daemon")
 def test_free_memory_tells_an_error_from_none_left(own_daemon):
     with pyvirhost.open(own_daemon.test_uri) as connection:
         own_daemon.process.kill()

@@ -272,10 +272,10 @@ def test_a_restarted_daemon_is_opened_again(loop):
 
 
 def run(program, *arguments):
+    # From 3.12 on Python warns of a fork beside threads, also of the loop's, which waits meanwhile.
     done = subprocess.run(
-        # Python 3.12 and newer warn of any fork beside threads.
-        [sys.executable, "-X", "dev", "-W", "ignore:This process:DeprecationWarning", "-c",
-         textwrap.dedent(program), *arguments],
+        [sys.executable, "-X", "dev", "-W", "ignore:This process:DeprecationWarning",
+         "-c", textwrap.dedent(program), *arguments],
         capture_output=True, text=True, timeout=80,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert (done.returncode, done.stderr) == (0, "")

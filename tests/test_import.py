@@ -107,6 +107,18 @@ def test_a_libvirt_that_is_too_old_is_refused_by_both_versions(tmp_path):
         0, "pyvirhost needs libvirt 7.0.0 or newer, this is 6.10.0\n")
 
 
+def test_without_a_gil_it_stays_off():
+    done = run("""
+        import sys
+        import sysconfig
+        before = getattr(sys, "_is_gil_enabled", lambda: True)()
+        from pyvirhost import _connection, _errors, _events, _results
+        after = getattr(sys, "_is_gil_enabled", lambda: True)()
+        assert before == after == (not sysconfig.get_config_var("Py_GIL_DISABLED"))
+    """)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_package_carries_its_types_and_no_sources():
     assert (PACKAGE / "py.typed").exists()
     for module in ("__init__", "_connection", "_errors", "_results"):
