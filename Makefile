@@ -15,12 +15,13 @@ PIP := $(BIN)/python -m pip --quiet
 export PYTHON PIP_PREFER_BINARY
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-freethreaded test-in-threads lint clean
+.PHONY: help run test test-memory test-freethreaded test-in-threads lint clean
 .NOTPARALLEL:  # one pip at a time in the environment
 
 help:
 	@echo "make run     build, and print the report of the host that URI names ($(URI))"
 	@echo "make test    run the tests, with the arguments for pytest that ARGS holds"
+	@echo "make test-memory   run their core under ASAN, UBSAN and valgrind"
 	@echo "make test-freethreaded   run them where there is no GIL, some in many threads at once;"
 	@echo "             PYTHON names the interpreter, such as python3.13t"
 	@echo "make lint    check the sources and the type stubs"
@@ -33,6 +34,11 @@ run: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/test-group
 	@.ci/packages test
 	$(BIN)/python -m pytest $(ARGS)
+
+test-memory: $(VENV)/installed $(VENV)/test-group
+	@.ci/packages test
+	@.ci/packages memory
+	$(BIN)/python .ci/memory.py
 
 # In an environment of its own. The newest NumPy and hypothesis have wheels for newer Pythons only.
 test-freethreaded:

@@ -30,12 +30,14 @@ class BuildExtensions(build_ext):
     user_options: ClassVar = [
         *build_ext.user_options,
         ("strict", None, "treat every warning of Cython and of the C compiler as an error"),
+        ("sanitize=", None, "what -fsanitize= is to check in the code that runs"),
     ]
     boolean_options: ClassVar = [*build_ext.boolean_options, "strict"]
 
     def initialize_options(self):
         super().initialize_options()
         self.strict = False
+        self.sanitize = None
 
     def build_extensions(self):
         libvirt = find_libvirt()
@@ -48,12 +50,17 @@ class BuildExtensions(build_ext):
             directives.update(Options.extra_warnings)
             flags = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
                      "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
+        if self.sanitize:
+            sanitize = [f"-fsanitize={self.sanitize}", "-fno-sanitize-recover=all"]
+            flags += [*sanitize, "-fno-omit-frame-pointer", "-O1", "-g"]
         for extension in self.extensions:
             extension.cython_directives = directives
             extension.include_dirs += ["include", *libvirt["include_dirs"]]
             extension.library_dirs += libvirt["library_dirs"]
             extension.libraries += libvirt["libraries"]
             extension.extra_compile_args += flags
+            if self.sanitize:
+                extension.extra_link_args += sanitize
         self.cython_c_in_temp = True
         super().build_extensions()
 

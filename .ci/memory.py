@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Run the suite's core under AddressSanitizer with UBSan, and under valgrind.
+
+Before each, a fault is planted in a copy of the sources and has to be found.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "memory"
+MODULES = ("_connection", "_errors", "_events", "_results")
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+
+CORE = [f"tests/test_{name}.py"
+        for name in ("arguments", "auth", "connection", "errors", "results")]
+# It has the garbage collector run at an exact allocation, and with another malloc that is another.
+NOT_SANITIZED = ["--deselect", "tests/test_errors.py::"
+                 "test_an_error_survives_a_finaliser_that_closes_another_connection"]
+# Thousands of calls or races against the clock, of which valgrind makes minutes.
+NOT_VALGRIND = [*NOT_SANITIZED, "-k", "not whatever and not threads and not forked and not blocks"]
+
+# A read past the end of a result's values.
+SOUND = "return self.values[<Py_ssize_t>self.layout.positions[field]]"
+FAULT = "return self.values[<Py_ssize_t>self.layout.positions[field] + self.layout.count]"
+PROGRAM = "import pyvirhost; print(pyvirhost.open('test:///default').cpu_stats()['kernel'])"
+
+
+def build(name, *options, fault=False):
+    """Build the package into a folder of its own, which is returned."""
+    source, target = BUILD / name / "source", BUILD / name / "package"
+    shutil.rmtree(BUILD / name, ignore_errors=True)
+    for folder in ("include", "pyvirhost"):
+        shutil.copytree(ROOT / folder, source / folder,
+                        ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.so"))
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    if fault:
+        path = source / "pyvirhost" / "_results.pyx"
+        text = path.read_text()
+        if SOUND not in text:
+            sys.exit(f"no place in {path} to plant a fault, SOUND of {__file__} is out of date")
+        path.write_text(text.replace(SOUND, FAULT))
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", target, "build_ext",
+         "--build-lib", target, "--build-temp", BUILD / name / "temp", "--parallel=2", *options],
+        cwd=source, check=True)
+    return target
+
+
+def environment(package, **more):
+    """Return what makes Python use that package, and malloc for each single object."""
+    return {**os.environ, "PYTHONPATH": str(package), "PYTHONSAFEPATH": "1",
+            "PYTHONMALLOC": "malloc", **more}
+
+
+def compilers_library(name):
+    return subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True,
+                          check=True).stdout.strip()
+
+
+def sanitized(package, *arguments):
+    # CPython and libvirt leave memory to the exit, and the suite has exact tests of leaks. libasan
+    # calls the XDR functions that it finds at the start, long before libvirt brings libtirpc.
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=arguments[0] == "-c", text=True,
+        env=environment(
+            package, LD_PRELOAD=f"{compilers_library('libasan.so')} libtirpc.so.3",
+            ASAN_OPTIONS="detect_leaks=0:allow_user_segv_handler=0",
+            UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1"))
+
+
+def valgrind(package, *arguments):
+    reports = BUILD / "reports"
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir(parents=True)
+    done = subprocess.run(
+        ["valgrind", "--quiet", "--error-limit=no", "--num-callers=50",
+         "--suppressions=.ci/valgrind.supp", "--xml=yes", f"--xml-file={reports}/%p.xml",
+         sys.executable, *arguments],
+        cwd=ROOT, env=environment(package), stdout=subprocess.DEVNULL
+        if arguments[0] == "-c" else None)
+    if not any("<state>FINISHED</state>" in path.read_text() for path in reports.iterdir()):
+        sys.exit("valgrind left no report")
+    return done.returncode, [error for path in reports.iterdir() for error in errors(path)]
+
+
+def errors(report):
+    """Return the errors of one process that are ours, each as its lines."""
+    found = []
+    try:
+        for _, element in ElementTree.iterparse(report):
+            # With XML for output valgrind looks for leaks in any case.
+            if element.tag == "error" and not element.findtext("kind").startswith("Leak_"):
+                frames = [(frame.findtext("obj", "?").rpartition("/")[2], frame.findtext("fn", "?"))
+                          for frame in element.find("stack")]
+                if is_ours(frames):
+                    found.append([element.findtext("xwhat/text") or element.findtext("what"),
+                                  *(f"    {function} ({file})" for file, function in frames[:15])])
+                element.clear()
+    except ElementTree.ParseError:
+        pass  # a forked child that ran another program ends its report in the middle
+    return found
+
+
+def is_ours(frames):
+    # CPython reads memory in ways of its own that valgrind dislikes. An error is ours if our code
+    # or what it called made it, but not if that was the interpreter running other Python code.
+    for file, function in frames:
+        if file in [module + SUFFIX for module in MODULES]:
+            return True
+        if function.startswith(("_PyEval_EvalFrame", "PyImport_", "gc_collect")):
+            return False
+    return False
+
+
+def check(good, message):
+    if not good:
+        sys.exit(f"test-memory: {message}")
+    print(f"test-memory: {message.replace(' not', '')}", flush=True)
+
+
+def main():
+    os.chdir(ROOT)
+    pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *CORE)
+    options = "--sanitize=address,undefined"
+    done = sanitized(build("sanitized-fault", options, fault=True), "-c", PROGRAM)
+    check(done.returncode != 0 and "heap-buffer-overflow" in done.stderr,
+          "the planted fault was not found by AddressSanitizer")
+    done = sanitized(build("sanitized", options), *pytest, *NOT_SANITIZED)
+    check(done.returncode == 0, "the core did not pass with the sanitizers")
+
+    status, found = valgrind(build("fault", fault=True), "-c", PROGRAM)
+    check(status == 0 and any(lines[0].startswith("Invalid read") for lines in found),
+          "the planted fault was not found by valgrind")
+    status, found = valgrind(build("sound"), *pytest, *NOT_VALGRIND,
+                             "-o", "faulthandler_timeout=500")
+    for lines in found:
+        print(*lines, sep="\n")
+    check(status == 0 and not found, "the core did not pass under valgrind")
+
+
+main()
