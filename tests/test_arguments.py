@@ -243,6 +243,7 @@ class Unruly:
         return [(4, self)]
 
 
+@pytest.mark.thread_unsafe(reason="writes the file of its host")
 def test_an_argument_that_closes_the_connection(open_node):
     for call in (
         lambda c: c.cpu_stats(Unruly(c)), lambda c: c.free_pages([Unruly(c)]),
