@@ -25,6 +25,7 @@ cdef extern from *:
 lock = threading.RLock()
 # Not a cdef, which without the GIL could be freed under those who read it without the lock.
 thread = None
+loop_thread = None
 # What is registered with libvirt: nothing yet, our choice of its default implementation, or what
 # some other library chose before. libvirt keeps the first for as long as the process lives.
 cdef enum Registered:
@@ -62,6 +63,8 @@ cdef void run_pending() noexcept nogil:
 
 
 def run():
+    global loop_thread
+    loop_thread = threading.get_ident()
     with nogil:
         while atomic_load(&wanted) and lib.virEventRunDefaultImpl() == 0:
             pass
@@ -108,14 +111,20 @@ cdef object stop_thread(timeout):
             stopped.join(timeout)
 
 
+cdef bint in_loop():
+    # A close callback may open and close connections, and must not wait for the lock: whoever
+    # holds it may be waiting for the loop's thread.
+    return threading.get_ident() == loop_thread
+
+
 cdef object keep_running():
-    if registered == OURS and not is_running():
+    if registered == OURS and not is_running() and not in_loop():
         with lock:
             start_thread()
 
 
 cdef void settle() noexcept:
-    if registered == OURS and not is_running():
+    if registered == OURS and not is_running() and not in_loop():
         with lock:
             if not is_running():
                 with nogil:
@@ -146,6 +155,8 @@ class EventLoop:
         ``virEventRegisterDefaultImpl`` and ``virEventRunDefaultImpl``, since libvirt 0.9.0; no
         round trip.
         """
+        if in_loop():
+            return
         with lock:
             register()
             start_thread()
@@ -156,6 +167,9 @@ class EventLoop:
         Connections that it served go on without keepalive until it is started again, which the
         next `open` does.
         """
+        if in_loop():
+            atomic_store(&wanted, 0)
+            return
         with lock:
             stop_thread(None)
 

@@ -182,6 +182,30 @@ def test_a_callback_may_do_anything(loop, daemon, what, monkeypatch):
     assert loop.running
 
 
+def test_a_callback_opens_and_closes_while_the_loop_is_being_stopped(daemon):
+    loop = EventLoop()
+    entered, done = threading.Event(), threading.Event()
+
+    def callback(connection, reason):
+        entered.set()
+        wait_until(lambda: not loop.running, "stop() to have taken its lock")
+        connection.close()
+        with pyvirhost.open(daemon.test_uri, keepalive=(5, 3)) as another:
+            assert another.node_info().cpus == 16
+        loop.stop()
+        done.set()
+
+    with Daemon() as dying:
+        loop.start()
+        connection = pyvirhost.open(dying.test_uri)
+        connection.register_close_callback(callback)
+        dying.process.kill()
+        assert entered.wait(10)
+        loop.stop()
+        assert done.is_set()
+        connection.close()
+
+
 def test_a_callback_is_not_called_after_close_or_when_nobody_holds_the_connection(loop):
     called = []
     with Daemon() as daemon:
