@@ -19,7 +19,7 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 CORE = [f"tests/test_{name}.py"
         for name in ("arguments", "auth", "connection", "errors", "results")]
-# It has the garbage collector run at an exact allocation, and with another malloc that is another.
+# Under ASAN only some of its finalisers were seen to run. Why is not known yet.
 NOT_SANITIZED = ["--deselect", "tests/test_errors.py::"
                  "test_an_error_survives_a_finaliser_that_closes_another_connection"]
 # Thousands of calls or races against the clock, of which valgrind makes minutes.
