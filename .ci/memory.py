@@ -19,11 +19,8 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 CORE = [f"tests/test_{name}.py"
         for name in ("arguments", "auth", "connection", "errors", "results")]
-# Under ASAN only some of its finalisers were seen to run. Why is not known yet.
-NOT_SANITIZED = ["--deselect", "tests/test_errors.py::"
-                 "test_an_error_survives_a_finaliser_that_closes_another_connection"]
 # Thousands of calls or races against the clock, of which valgrind makes minutes.
-NOT_VALGRIND = [*NOT_SANITIZED, "-k", "not whatever and not threads and not forked and not blocks"]
+NOT_VALGRIND = ["-k", "not whatever and not threads and not forked and not blocks"]
 
 # A read past the end of a result's values.
 SOUND = "return self.values[<Py_ssize_t>self.layout.positions[field]]"
@@ -66,7 +63,9 @@ def compilers_library(name):
 
 def sanitized(package, *arguments):
     # CPython and libvirt leave memory to the exit, and the suite has exact tests of leaks. libasan
-    # calls the XDR functions that it finds at the start, long before libvirt brings libtirpc.
+    # has XDR functions of its own, which call those that it finds at the start, long before libvirt
+    # brings libtirpc: without that, opening a connection to a daemon ends with a jump to address 0
+    # from virNetMessageEncodeHeader, seen with GCC 12.2 and libvirt 9.0.
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=arguments[0] == "-c", text=True,
         env=environment(
@@ -132,7 +131,7 @@ def main():
     done = sanitized(build("sanitized-fault", options, fault=True), "-c", PROGRAM)
     check(done.returncode != 0 and "heap-buffer-overflow" in done.stderr,
           "the planted fault was not found by AddressSanitizer")
-    done = sanitized(build("sanitized", options), *pytest, *NOT_SANITIZED)
+    done = sanitized(build("sanitized", options), *pytest)
     check(done.returncode == 0, "the core did not pass with the sanitizers")
 
     status, found = valgrind(build("fault", fault=True), "-c", PROGRAM)
