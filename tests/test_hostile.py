@@ -205,10 +205,13 @@ def test_keepalive_ends_every_wait_for_a_silent_server(daemon):
         threads = [threading.Thread(target=read, args=(name, how, UNFINISHED[how]))
                    for name in READINGS
                    for how in ("nothing", "half a head", "a body without its end")]
+        start = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(20)
+        # After 30 s the daemon would hang up by itself.
+        assert time.monotonic() - start < 15
     assert len(outcomes) == len(threads)
     assert set(outcomes.values()) == {pyvirhost.ConnectionLostError}
 
