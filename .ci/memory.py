@@ -19,7 +19,7 @@ MODULES = ("_connection", "_errors", "_events", "_results")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 CORE = [f"tests/test_{name}.py"
-        for name in ("arguments", "auth", "connection", "errors", "results")]
+        for name in ("arguments", "auth", "connection", "errors", "rates", "results", "snapshot")]
 # Thousands of calls or races against the clock, of which valgrind makes minutes.
 NOT_VALGRIND = ["-k", "not whatever and not threads and not forked and not blocks"]
 
