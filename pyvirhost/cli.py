@@ -9,7 +9,8 @@ import threading
 from collections.abc import Sequence
 
 import pyvirhost
-from pyvirhost.report import collect, print_report, printable
+from pyvirhost.report import collect, print_report
+from pyvirhost.text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
