@@ -444,13 +444,6 @@ def test_what_a_uri_has_does_not_reach_the_terminal():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--no-such-option"], ["-c"], ["operand"]])
-def test_a_wrong_command_line_is_status_2(arguments):
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: pyvirhost ")
-
-
 def test_the_command_tells_its_version():
     done = run("--version")
     assert (done.returncode, done.stdout, done.stderr) == (
