@@ -346,20 +346,20 @@ def agreed(question: str, hosts: Sequence[Host]) -> bool:
     return False
 
 
-def ask_person(credentials: list[pyvirhost.Credential]) -> list[str | None]:
+def ask_person(credentials: list[pyvirhost.Credential]) -> list[str]:
     """Ask on the terminal for what a server wants to know."""
     from getpass import getpass
 
     from pyvirhost.auth import SECRETS
 
-    answers: list[str | None] = []
+    answers: list[str] = []
     for credential in credentials:
         prompt = printable(f"{(credential.prompt or 'Answer').rstrip(': ')}: ")
         if credential.type in SECRETS:
             answers.append(getpass(prompt))
         else:
             print(prompt, end="", file=sys.stderr, flush=True)
-            answers.append(sys.stdin.readline().rstrip("\n") or None)
+            answers.append(sys.stdin.readline().rstrip("\n") or credential.default or "")
     return answers
 
 

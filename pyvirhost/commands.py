@@ -604,7 +604,7 @@ def yes_argument(parser: Parser) -> None:
 
 def suspend_arguments(parser: Parser) -> None:
     """Add the arguments of nodesuspend."""
-    parser.add_argument("target", choices=SUSPEND, metavar="TARGET",
+    parser.add_argument("target", choices=tuple(SUSPEND), metavar="TARGET",
                         help="where its memory stays: mem, disk or hybrid, which is both")
     parser.add_argument("duration", type=number, metavar="SECONDS",
                         help="for how long, 60 or more")

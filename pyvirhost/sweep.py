@@ -112,7 +112,7 @@ class Session:
     def late(self, started_at: float, duration: float) -> Answer:
         """Return the answer of a host that has not answered in time, or not been asked again."""
         error = pyvirhost.OperationTimeoutError(
-            f"no answer within {duration:.3g} s" if duration else
+            f"no answer within {self.host.timeout:g} s" if duration else
             "still no answer to an earlier question")
         return Answer(self.host, None, error, True, started_at, duration)
 

@@ -1,25 +1,21 @@
 """The host report and the command that prints it."""
 
-import contextlib
 import errno
 import io
 import json
 import os
-import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from command import COLOUR, COMMAND, ROOT, on_terminal, run
 
 import pyvirhost
 from pyvirhost.report import collect, duration, print_report, ranges, size
 
-COMMAND = [sys.executable, "-m", "pyvirhost"]
-ROOT = Path(__file__).parent.parent
 TEST = "test:///default"
 
 # The test driver has a security model since libvirt 7.5.
@@ -74,7 +70,6 @@ CELLS = [
         {"page_size_bytes": 2097152, "free": 1657}, {"page_size_bytes": 1073741824, "free": 3321}]},
 ]
 BOX_DRAWING = re.compile("[\u2500-\u259f]")
-COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]")
 
 
 def read(uri):
@@ -86,12 +81,6 @@ def shown(report):
     file = io.StringIO()
     print_report(report, file)
     return file.getvalue()
-
-
-def run(*arguments, **options):
-    environment = os.environ | options.pop("environment", {})
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60,
-                          cwd=ROOT, env=environment, check=False, **options)
 
 
 def without_newer(keys):
@@ -543,22 +532,6 @@ def test_interrupting_ends_the_command_while_a_server_is_silent(tmp_path):
     assert output == (b"", b"")
 
 
-def run_on_terminal(environment):
-    """Return what the command prints on a terminal."""
-    screen, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "-c", TEST], stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", "COLUMNS": "120", **environment})
-    os.close(terminal)
-    printed = b""
-    with open(screen, "rb", buffering=0) as lines, contextlib.suppress(OSError):
-        # Linux raises EIO where the other end is closed.
-        while part := lines.read(65536):
-            printed += part
-    assert process.wait(timeout=60) == 0
-    return printed.decode().replace("\r\n", "\n")
-
-
 def test_wished_colours_do_not_bring_a_width():
     text = run("-c", TEST, environment={"FORCE_COLOR": "1", "TERM": "xterm"}).stdout
     assert COLOUR.search(text)
@@ -566,17 +539,17 @@ def test_wished_colours_do_not_bring_a_width():
 
 
 def test_a_terminal_has_colours():
-    assert COLOUR.search(run_on_terminal({}))
+    assert COLOUR.search(on_terminal("-c", TEST))
 
 
 def test_no_color_has_none():
-    text = run_on_terminal({"NO_COLOR": "1"})
+    text = on_terminal("-c", TEST, NO_COLOR="1")
     assert not COLOUR.search(text)
     assert "Hostname" in text
 
 
 def test_a_terminal_shows_the_same():
-    text = re.sub(r"\x1b\[[0-9;]*m", "", run_on_terminal({}))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal("-c", TEST))
     assert [line.rstrip() for line in text.splitlines()] == shown(read(TEST)).splitlines()
 
 
