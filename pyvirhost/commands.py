@@ -8,8 +8,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import pyvirhost
@@ -53,8 +52,7 @@ WORDS = frozenset({
 """The titles of columns that hold words, not numbers."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """What one command is: how it reads a host, and `rows` or `text` to show that."""
 
     name: str

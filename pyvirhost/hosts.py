@@ -15,9 +15,8 @@ A hosts file has a table ``hosts`` of names, each with a URI or a table of these
 import bisect
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyvirhost
 
@@ -34,8 +33,7 @@ class HostsError(ValueError):
     """What is wrong with a hosts file or with the hosts together, in one line."""
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """A host by its name, and how to open it.
 
     Parameters

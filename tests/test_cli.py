@@ -17,6 +17,7 @@ from daemon import PASSWORD, USER, Daemon
 import pyvirhost
 from pyvirhost.cli import parser
 from pyvirhost.commands import COMMANDS
+from pyvirhost.hosts import hosts_of_file
 from pyvirhost.text import duration, ranges, size
 
 TEST = "test:///default"
@@ -978,6 +979,21 @@ def test_help_is_complete(command):
             assert re.search(rf"^  {name}\n? +{re.escape(one.help[:20])}", done.stdout,
                              re.MULTILINE)
         assert "exit status:" in done.stdout
+
+
+def test_every_command_has_its_row_in_the_documentation():
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    _, _, table = page.partition("| virsh | pyvirhost |")
+    assert {row.split()[0] for row in re.findall(r"^\| .*?\| `([^`]+)", table, re.MULTILINE)} == (
+        COMMANDS.keys())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/command-line.md"])
+def test_the_hosts_files_of_the_documentation_are_right(page, tmp_path):
+    example, = re.findall(r"^```toml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    path = tmp_path / "fleet.toml"
+    path.write_text(example)
+    assert [host.name for host in hosts_of_file(str(path))] == ["alpha", "beta"]
 
 
 def test_help_needs_neither_libvirt_nor_rich():
