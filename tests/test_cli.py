@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
@@ -562,6 +563,23 @@ def test_a_silent_host_costs_its_timeout_and_no_more(daemon, tmp_path):
             "-c", silent, "--timeout", "0.5", "freecell"))
 
 
+def test_a_call_that_hangs_does_not_hold_up_the_end(proxy):
+    get_hostname, over = 59, threading.Event()
+
+    def keep(procedure, body):
+        if procedure == get_hostname:
+            over.wait(60)
+        return body
+
+    proxy.change_reply = keep
+    try:
+        assert refusal("-c", proxy.qemu_uri, "--timeout", "2", "--keepalive", "off",
+                       "hostname") == "no answer within 2 s"
+        assert not over.is_set()
+    finally:
+        over.set()
+
+
 def test_a_hosts_file_names_the_hosts(daemon, tmp_path):
     path = tmp_path / "fleet.toml"
     path.write_text(f"""
@@ -813,6 +831,18 @@ def test_what_a_host_says_does_not_drive_the_terminal(tmp_path):
         assert "\x1b" not in re.sub(r"\x1b\[[0-9;]*m", "", printed)  # but for bold
         assert "\u202e" not in printed
     assert "\x1b" not in run("--hosts", str(fleet), "--verbose", "hostname").stderr
+
+
+def test_xml_is_only_for_a_terminal_made_harmless(proxy):
+    get_capabilities = 7
+
+    def turn_around(procedure, body):
+        return body.replace(b"<capabilities>", b"<capab\xe2\x80\xaeties>") if (
+            procedure == get_capabilities) else body
+
+    proxy.change_reply = turn_around
+    assert on_terminal("-c", proxy.qemu_uri, "capabilities").startswith("<capab\\u202eties>\n\n")
+    assert text(proxy.qemu_uri, "capabilities").startswith("<capab\u202eties>\n\n")
 
 
 @pytest.mark.parametrize("command", ["nodeinfo", "capabilities", "cpu-models"])
