@@ -201,6 +201,7 @@ cdef extern from "<libvirt/virterror.h>" nogil:
         VIR_ERR_NO_CONNECT
         VIR_ERR_INVALID_CONN
         VIR_ERR_INVALID_ARG
+        VIR_ERR_OPERATION_FAILED
         VIR_ERR_OPERATION_DENIED
         VIR_ERR_RPC
         VIR_ERR_AUTH_FAILED

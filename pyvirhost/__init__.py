@@ -22,8 +22,8 @@ _MODULES = {
     ),
     "_events": ("EventLoop",),
     "_results": (
-        "CPUMap", "CellsFreeMemory", "NodeInfo", "PageCounts", "SecurityModel", "StatsArray",
-        "StatsTable", "TypedParameters", "Version",
+        "ALL", "CPUMap", "CellsFreeMemory", "HostSnapshot", "NodeInfo", "PRIORITY", "PageCounts",
+        "SecurityModel", "StatsArray", "StatsTable", "TypedParameters", "Version",
     ),
     "auth": ("Credential", "DEFAULT_AUTH", "PasswordAuth"),
     "constants": (
@@ -31,6 +31,7 @@ _MODULES = {
         "CloseReason", "CompareCPUFlags", "ConnectFlags", "CredentialType", "ErrorCode",
         "ErrorDomain", "ErrorLevel", "NodeSuspendTarget",
     ),
+    "rates": ("CPURates", "HostRates"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("aio", "constants")

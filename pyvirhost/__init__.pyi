@@ -16,8 +16,11 @@ from pyvirhost._errors import LibvirtError as LibvirtError
 from pyvirhost._errors import NotSupportedError as NotSupportedError
 from pyvirhost._errors import OperationTimeoutError as OperationTimeoutError
 from pyvirhost._events import EventLoop as EventLoop
+from pyvirhost._results import ALL as ALL
+from pyvirhost._results import PRIORITY as PRIORITY
 from pyvirhost._results import CellsFreeMemory as CellsFreeMemory
 from pyvirhost._results import CPUMap as CPUMap
+from pyvirhost._results import HostSnapshot as HostSnapshot
 from pyvirhost._results import NodeInfo as NodeInfo
 from pyvirhost._results import PageCounts as PageCounts
 from pyvirhost._results import SecurityModel as SecurityModel
@@ -41,13 +44,17 @@ from pyvirhost.constants import ErrorCode as ErrorCode
 from pyvirhost.constants import ErrorDomain as ErrorDomain
 from pyvirhost.constants import ErrorLevel as ErrorLevel
 from pyvirhost.constants import NodeSuspendTarget as NodeSuspendTarget
+from pyvirhost.rates import CPURates as CPURates
+from pyvirhost.rates import HostRates as HostRates
 
 __version__: Final[str]
 
 __all__ = [
+    "ALL",
     "ALL_CELLS",
     "ALL_CPUS",
     "DEFAULT_AUTH",
+    "PRIORITY",
     "AccessDeniedError",
     "AllocPagesFlags",
     "AuthenticationError",
@@ -55,6 +62,7 @@ __all__ = [
     "CPUCompareResult",
     "CPUIncompatibleError",
     "CPUMap",
+    "CPURates",
     "CellsFreeMemory",
     "CloseReason",
     "CompareCPUFlags",
@@ -68,6 +76,8 @@ __all__ = [
     "ErrorDomain",
     "ErrorLevel",
     "EventLoop",
+    "HostRates",
+    "HostSnapshot",
     "InvalidArgumentError",
     "LibvirtError",
     "NodeInfo",

@@ -2,6 +2,7 @@
 # libvirt is called.
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.limits cimport INT_MAX, INT_MIN, UINT_MAX, ULLONG_MAX
@@ -39,11 +40,27 @@ cdef inline object integer_argument(object value, str name, object lowest, objec
     return number
 
 
-cdef inline int int_argument(object value, str name) except? -1:
+cdef inline bint is_within(object value, long long lowest, long long highest,
+                           long long *number) except -1:
+    # Whether it is a plain int in that range, which is then `number`.
+    cdef int overflow = 0
+    if not PyLong_CheckExact(value):
+        return False
+    number[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return not overflow and lowest <= number[0] <= highest
+
+
+cdef inline int int_argument(object value, str name) except? INT_MIN:
+    cdef long long number = 0
+    if is_within(value, INT_MIN, INT_MAX, &number):
+        return <int>number
     return integer_argument(value, name, INT_MIN, INT_MAX)
 
 
 cdef inline unsigned int uint_argument(object value, str name) except? 0xffffffff:
+    cdef long long number = 0
+    if is_within(value, 0, UINT_MAX, &number):
+        return <unsigned int>number
     return integer_argument(value, name, 0, UINT_MAX)
 
 

@@ -5,6 +5,7 @@ from typing import Final, Never, NoReturn, Self, SupportsIndex, final
 from pyvirhost._results import (
     CellsFreeMemory,
     CPUMap,
+    HostSnapshot,
     NodeInfo,
     PageCounts,
     SecurityModel,
@@ -124,6 +125,13 @@ class Connection:
         flags: SupportsIndex = 0,
     ) -> None: ...
     def sev_info(self, flags: SupportsIndex = 0) -> TypedParameters: ...
+    def snapshot(
+        self,
+        fields: Iterable[str] | None = None,
+        *,
+        page_sizes: Iterable[SupportsIndex] | None = None,
+        out: HostSnapshot | None = None,
+    ) -> HostSnapshot: ...
     def security_model(self) -> SecurityModel: ...
     def suspend_for_duration(
         self, target: SupportsIndex, duration: SupportsIndex, flags: SupportsIndex = 0

@@ -11,28 +11,38 @@ import weakref
 cimport cython
 cimport libvirt as lib
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.limits cimport ULLONG_MAX
+from cpython.mem cimport PyMem_Free
+from libc.limits cimport UINT_MAX
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free
-from libc.string cimport memset, strdup, strlen
+from libc.string cimport memcmp, memset, strdup, strlen
+from posix.time cimport timespec
 from posix.unistd cimport getpid
 
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport closed_error, last_error, member, recast, server_error
+from pyvirhost._errors cimport (closed_error, last_error, member, recast, recorded_error,
+                                server_error)
 from pyvirhost._events cimport keep_running, settle
-from pyvirhost._results cimport (MAX_FIELDS, FieldLayout, StatsArray, StatsTable,
-                                 add_typed_parameter, new_cells_free_memory, new_cpu_map,
-                                 new_layout, new_node_info, new_page_counts, new_security_model,
-                                 new_stats_array, new_stats_table, new_typed_parameters,
-                                 new_version, refill_stats_array, refill_stats_table)
+from pyvirhost._readings cimport (
+    CELL_MEMORY, CELLS_FREE_MEMORY, CPU, CPU_MAP, CPU_STATS, FIELD_COUNT, FREE_MEMORY, FREE_PAGES,
+    HOST_MEMORY, MAX_CELLS, MAX_FIELDS, MAX_PAGE_SIZES, MAX_PARAMETERS, MEMORY_PARAMETERS,
+    MEMORY_STATS, NO_MEMORY, NO_ROWS, NODE_INFO, OTHER_FIELDS, PER_CELL_MEMORY_STATS,
+    PER_CPU_STATS, READ, REFUSED, SHORT_MAP, SOURCES, Field, OnlineCPUs, Readings, Source, Table,
+    begin_readings, count_cells, free_readings, free_table, new_table, read_all, read_cells,
+    read_cpu_map, read_online_cpus, read_pages, read_stats)
+from pyvirhost._results cimport (
+    CellsFreeMemory, CPUMap, FieldLayout, HostSnapshot, NodeInfo, PageCounts, StatsArray,
+    StatsTable, TypedParameters, add_typed_parameter, field_bits, new_cells_free_memory,
+    new_cpu_map, new_layout, new_node_info, new_page_counts, new_security_model, new_snapshot,
+    new_stats_array, new_stats_table, new_typed_parameters, new_version, refill_stats_array,
+    refill_stats_table)
 
 from pyvirhost._errors import (AuthenticationError, ConnectionLostError, InvalidArgumentError,
                                LibvirtError, NotSupportedError, OperationTimeoutError)
 from pyvirhost._events import EventLoop
-from pyvirhost._results import TypedParameters
+from pyvirhost import _results
 
 
 cdef extern from *:
@@ -64,23 +74,28 @@ cdef extern from *:
 cdef enum:
     # One past the last kind of credential that this package knows.
     VIR_CRED_LAST = 10
-    # libvirt's protocol carries at most so many cells, page counts and typed parameters.
-    MAX_CELLS = 1024
-    MAX_PARAMETERS = 64
 
-
-cdef enum Source:
-    # What a statistics reading is of; a server may report other fields for each.
-    CPU
-    HOST_MEMORY
-    CELL_MEMORY
-
-cdef enum:
-    # Where the number of cells stands behind the layouts of the three sources.
-    CELL_COUNT = 3
+cdef enum Taught:
+    # What a server taught, once for all: behind the layouts of the sources the number of cells,
+    # the page sizes and the URI.
+    CELL_COUNT = SOURCES
+    PAGE_SIZES
+    URI
+    FACTS
 
 cdef tuple UNITS = ("ns", "KiB", "KiB")
-cdef tuple FUNCTIONS = ("virNodeGetCPUStats", "virNodeGetMemoryStats", "virNodeGetMemoryStats")
+cdef const char *C_FUNCTIONS[FIELD_COUNT]
+C_FUNCTIONS[:] = [
+    "virNodeGetInfo", "virNodeGetCPUStats", "virNodeGetCPUMap", "virNodeGetCPUStats",
+    "virNodeGetMemoryStats", "virNodeGetFreeMemory", "virNodeGetCellsFreeMemory",
+    "virNodeGetMemoryStats", "virNodeGetFreePages", "virNodeGetMemoryParameters",
+]
+
+cdef tuple FIELD_NAMES = _results.ALL
+
+cdef enum:
+    PAGES_BIT = 1 << FREE_PAGES
+
 
 ctypedef int (*IntGetter)(lib.virConnectPtr) noexcept nogil
 ctypedef char *(*TextGetter)(lib.virConnectPtr) noexcept nogil
@@ -420,7 +435,7 @@ cdef Connection connect(str uri, unsigned int flags, object auth):
         if authentication.declined:
             error = recast(error, AuthenticationError)
         raise error
-    return new_connection(handle, [None, None, None, None])
+    return new_connection(handle, [None] * FACTS)
 
 
 class Attempt(threading.Thread):
@@ -471,54 +486,6 @@ cdef Connection connect_within(object timeout, str uri, unsigned int flags, obje
     if attempt.error is not None:
         raise attempt.error
     return attempt.connection
-
-
-# ---- statistics, whose fields only the server knows ---------------------------------------------
-
-cdef int call_stats(lib.virConnectPtr handle, Source source, int number,
-                    lib.virNodeCPUStats *reading, int *count, unsigned int flags) noexcept nogil:
-    if source == CPU:
-        return lib.virNodeGetCPUStats(handle, number, reading, count, flags)
-    # virNodeMemoryStats has the members of virNodeCPUStats.
-    return lib.virNodeGetMemoryStats(handle, number, <lib.virNodeMemoryStatsPtr>reading, count,
-                                     flags)
-
-
-cdef int read_stats(lib.virConnectPtr handle, Source source, int number,
-                    lib.virNodeCPUStats *reading, int *count, unsigned int flags) noexcept nogil:
-    # Servers demand exactly as many entries as they have fields, and asking how many is a round
-    # trip. `count` is what an earlier reading had, or 0, and becomes what this one has.
-    if count[0] > 0:
-        if call_stats(handle, source, number, reading, count, flags) == 0:
-            return 0
-        if lib.virGetLastErrorCode() != lib.VIR_ERR_INVALID_ARG:
-            return -1
-    count[0] = 0
-    if call_stats(handle, source, number, NULL, count, flags) < 0:
-        return -1
-    if count[0] == 0:
-        return 0
-    # libvirt itself refuses the call where a server has more fields than that.
-    count[0] = min(count[0], <int>MAX_FIELDS)
-    return call_stats(handle, source, number, reading, count, flags)
-
-
-cdef int read_rows(lib.virConnectPtr handle, Source source, const int *numbers, Py_ssize_t rows,
-                   FieldLayout layout, lib.virNodeCPUStats *reading,
-                   unsigned long long *values) noexcept nogil:
-    # One row a number, of which the first has been read. Returns 1 for a row with other fields.
-    cdef Py_ssize_t row, i
-    cdef int count
-    for row in range(rows):
-        if row > 0:
-            count = <int>layout.count
-            if call_stats(handle, source, numbers[row], reading, &count, 0) < 0:
-                return -1
-            if not layout.matches(reading, count):
-                return 1
-        for i in range(layout.count):
-            values[row * layout.count + i] = reading[i].value
-    return 0
 
 
 # ---- arguments and results ----------------------------------------------------------------------
@@ -582,6 +549,111 @@ cdef frozenset MEMORY_COUNTERS = frozenset((
 ))
 
 
+cdef object failure(lib.virConnectPtr handle, int outcome, const char *function):
+    # Of a reading that has just failed on this thread.
+    if outcome == REFUSED:
+        return last_error(handle, function.decode())
+    return nonsense(outcome, function)
+
+
+cdef object nonsense(int outcome, const char *function):
+    if outcome == NO_MEMORY:
+        return MemoryError()
+    if outcome == SHORT_MAP:
+        problem = "a CPU map that is too short for its CPUs"
+    elif outcome == OTHER_FIELDS:
+        problem = "statistics with other fields than the first for one of many"
+    elif outcome == NO_ROWS:
+        problem = "a host without any"
+    else:
+        problem = f"more than {MAX_CELLS} NUMA cells"
+    return server_error(function.decode(), problem)
+
+
+cdef bint says_none_left(object error) except -1:
+    # 0 is also the answer of a host that has none left. libvirt takes it for a failure for which
+    # nobody, VIR_FROM_NONE, gave a cause.
+    return error.domain == lib.VIR_FROM_NONE and type(error) is LibvirtError
+
+
+cdef object reading_error(const Readings *readings, int field, str uri):
+    # Why a field of a snapshot could not be read, or None.
+    cdef int outcome = readings.outcomes[field]
+    cdef const char *function = C_FUNCTIONS[field]
+    if outcome == READ:
+        return None
+    if field == PER_CPU_STATS:
+        function = readings.cpu_table.function
+    elif field == PER_CELL_MEMORY_STATS:
+        function = readings.cell_table.function
+    if outcome != REFUSED:
+        return nonsense(outcome, function)
+    error = recorded_error(readings.refusals[field], readings.lost[field], uri, function.decode())
+    return None if field == FREE_MEMORY and says_none_left(error) else error
+
+
+cdef bint has(unsigned int fields, Field field) noexcept:
+    return fields >> <unsigned int>field & 1
+
+
+cdef bint has_stale_page_sizes(const Readings *readings) noexcept:
+    # libvirt refuses a size that the host does not have in these words.
+    cdef lib.virErrorPtr refusal = readings.refusals[<int>FREE_PAGES]
+    return refusal is not NULL and refusal.code in (
+        lib.VIR_ERR_OPERATION_FAILED, lib.VIR_ERR_INVALID_ARG)
+
+
+cdef tuple page_sizes_argument(object page_sizes):
+    cdef list sizes = items_argument(page_sizes, "page_sizes", "int")
+    if len(sizes) > <int>MAX_PAGE_SIZES:
+        raise ValueError(f"page_sizes must have at most {MAX_PAGE_SIZES} sizes, not {len(sizes)}")
+    return tuple([page_size_argument(size, f"page_sizes[{i}]") for i, size in enumerate(sizes)])
+
+
+cdef tuple page_sizes_of(str capabilities):
+    # The sizes in KiB of the pages that a host has, or none where it does not say.
+    from xml.etree import ElementTree
+
+    try:
+        pages = ElementTree.fromstring(capabilities).findall("host/cpu/pages")
+    except ElementTree.ParseError:
+        return ()
+    sizes = [int(page.get("size")) for page in pages if page.get("size", "").isdecimal()]
+    return tuple([size for size in sizes if 0 < size <= UINT_MAX][:MAX_PAGE_SIZES])
+
+
+cdef int check_out(HostSnapshot out, list taught, unsigned int wanted,
+                   tuple page_sizes) except -1:
+    if out is None:
+        return 0
+    if out.source is not taught:
+        raise ValueError("out is a snapshot of another connection")
+    if out.wanted != wanted:
+        raise ValueError(f"out has the fields {', '.join(out.fields)}")
+    counts = out.free_pages
+    if page_sizes is not None and counts is not None and counts.page_sizes != page_sizes:
+        raise ValueError(f"out has the page sizes {counts.page_sizes}, not {page_sizes}")
+    return 0
+
+
+cdef NodeInfo node_info_like(NodeInfo out, const lib.virNodeInfo *info):
+    if out is not None and memcmp(&out.info, info, sizeof(info[0])) == 0:
+        return out
+    return new_node_info(info)
+
+
+cdef int known_count(FieldLayout layout) noexcept:
+    return 0 if layout is None else <int>layout.count
+
+
+cdef tuple numbers(const Table *table):
+    return tuple([table.numbers[row] for row in range(table.rows)])
+
+
+cdef long long nanoseconds(const timespec *time) noexcept:
+    return <long long>time.tv_sec * 1_000_000_000 + time.tv_nsec
+
+
 cdef object compare_result(int result):
     from pyvirhost.constants import CPUCompareResult
 
@@ -610,6 +682,11 @@ cdef Connection new_connection(lib.virConnectPtr handle, list taught):
     return connection
 
 
+# Methods of C's kind, which the interpreter calls a tenth faster than Cython's own; inspect takes
+# their signatures from the docstrings.
+@cython.binding(False)
+@cython.embedsignature(True)
+@cython.embedsignature.format("clinic")
 @cython.final
 cdef class Connection:
     """A connection to one driver of libvirt; `pyvirhost.open` makes it.
@@ -633,8 +710,7 @@ cdef class Connection:
     cdef bint closing
     cdef unsigned long forks
     cdef int process
-    # What the server taught, shared by all handles of the connection: a FieldLayout for each
-    # Source that was read, and the number of cells.
+    # What the server taught, by Taught, shared by all handles of the connection; None is "not yet".
     cdef list taught
     # The close callback and its number, in close_callbacks until it has been called; None and 0
     # without one.
@@ -694,9 +770,12 @@ cdef class Connection:
                            "one was forked; open another one here")
 
     cdef void leave(self) noexcept:
+        cdef bint last
         with cython.critical_section(self):
             self.calls -= 1
-        self.close_if_last()
+            last = self.closing and self.calls == 0
+        if last:
+            self.close_if_last()
 
     cdef void close_if_last(self) noexcept:
         cdef lib.virConnectPtr last = NULL
@@ -1460,19 +1539,22 @@ cdef class Connection:
         """
         cdef unsigned int c_flags = uint_argument(flags, "flags")
         cdef lib.virConnectPtr handle = self.enter()
-        cdef unsigned char *bits = NULL
-        cdef unsigned int online = 0
-        cdef int present
+        cdef OnlineCPUs cpus
+        cdef int outcome
+        cpus.bits = NULL
         try:
             with nogil:
-                present = lib.virNodeGetCPUMap(handle, &bits, &online, c_flags)
-            if present < 0:
-                raise last_error(handle, "virNodeGetCPUMap")
-            return new_cpu_map(bits, present, online)
+                outcome = read_cpu_map(handle, &cpus, c_flags)
+            if outcome != READ:
+                raise failure(handle, outcome, "virNodeGetCPUMap")
+            bits = cpus.bits
+            cpus.bits = NULL
+            return new_cpu_map(bits, cpus.present, cpus.online)
         finally:
+            free(cpus.bits)
             self.leave()
 
-    def cpu_stats(self, cpu=lib.VIR_NODE_CPU_STATS_ALL_CPUS, flags=0, *, StatsArray out=None):
+    def cpu_stats(self, cpu=-1, flags=0, *, StatsArray out=None):
         """Return the time that CPUs spent in each mode since the host booted.
 
         Parameters
@@ -1525,20 +1607,26 @@ cdef class Connection:
         ``virNodeGetCPUMap``, since libvirt 1.0.0, and ``virNodeGetCPUStats``, since libvirt 0.9.3,
         for each CPU; 1 round trip and 1 for each CPU, and 1 more for the first reading.
         """
-        index = tuple(self.cpu_map())
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef OnlineCPUs cpus
+        cdef Table table
+        cdef int outcome
+        cpus.bits = NULL
+        new_table(&table, known_count(self.known_layout(CPU)))
         try:
-            return self.table(CPU, index, out)
-        except InvalidArgumentError:
-            # A CPU that has gone offline since its map was read has no statistics.
-            online = tuple(self.cpu_map())
-            if online == index:
-                raise
-        return self.table(CPU, online, out)
+            with nogil:
+                outcome = read_online_cpus(handle, &cpus, &table)
+            if outcome != READ:
+                raise failure(handle, outcome, table.function)
+            return self.table(CPU, &table, out)
+        finally:
+            free(cpus.bits)
+            free_table(&table)
+            self.leave()
 
     # ---- memory ----
 
-    def memory_stats(self, cell=lib.VIR_NODE_MEMORY_STATS_ALL_CELLS, flags=0, *,
-                     StatsArray out=None):
+    def memory_stats(self, cell=-1, flags=0, *, StatsArray out=None):
         """Return how the memory of the host or of one NUMA cell is used.
 
         Parameters
@@ -1594,7 +1682,21 @@ cdef class Connection:
         ``virNodeGetMemoryStats``, since libvirt 0.9.3, for each cell; 1 round trip for each cell,
         and 2 more for the first reading.
         """
-        return self.table(CELL_MEMORY, tuple(range(self.cells())), out)
+        cdef lib.virConnectPtr handle = self.enter()
+        cdef Table table
+        cdef int outcome
+        cdef int cells = self.known_cells()
+        new_table(&table, known_count(self.known_layout(CELL_MEMORY)))
+        try:
+            with nogil:
+                outcome = read_cells(handle, &cells, &table)
+            if outcome != READ:
+                raise failure(handle, outcome, table.function)
+            self.taught[<Py_ssize_t>CELL_COUNT] = cells
+            return self.table(CELL_MEMORY, &table, out)
+        finally:
+            free_table(&table)
+            self.leave()
 
     def free_memory(self):
         """Return how much of the host's memory is free.
@@ -1615,9 +1717,7 @@ cdef class Connection:
                 result = lib.virNodeGetFreeMemory(handle)
             if result == 0:
                 error = last_error(handle, "virNodeGetFreeMemory")
-                # 0 is also the answer of a host that has none left. libvirt takes it for a failure
-                # for which nobody, VIR_FROM_NONE, gave a cause.
-                if error.domain != lib.VIR_FROM_NONE or type(error) is not LibvirtError:
+                if not says_none_left(error):
                     raise error
             return result
         finally:
@@ -1705,9 +1805,9 @@ cdef class Connection:
         cdef unsigned int c_sizes[MAX_CELLS]
         cdef unsigned long long counts[MAX_CELLS]
         cdef unsigned int size_count = min(len(sizes), <int>MAX_CELLS)
-        cdef unsigned int cell, i
+        cdef unsigned int i
         cdef lib.virConnectPtr handle
-        cdef int result
+        cdef int outcome
         for i in range(size_count):
             c_sizes[i] = page_size_argument(sizes[i], f"page_sizes[{i}]")
         if cell_count is None:
@@ -1715,22 +1815,14 @@ cdef class Connection:
         if len(sizes) * <unsigned long long>count > <unsigned long long>MAX_CELLS:
             raise ValueError(f"page_sizes times cell_count must be at most {MAX_CELLS}, "
                              f"not {len(sizes)} times {count}")
-        # Old drivers return 0 and fill the array all the same, so what they wrote tells.
-        for i in range(count * size_count):
-            counts[i] = ULLONG_MAX
         handle = self.enter()
         try:
             with nogil:
-                result = lib.virNodeGetFreePages(
-                    handle, size_count, c_sizes, start, count, counts, c_flags)
-            if result < 0:
+                outcome = read_pages(handle, c_sizes, size_count, start, &count, counts, c_flags)
+            if outcome != READ:
                 raise self.cell_error(last_error(handle, "virNodeGetFreePages"), start)
         finally:
             self.leave()
-        for cell in range(count):
-            if counts[(cell + 1) * size_count - 1] == ULLONG_MAX:
-                count = cell
-                break
         return new_page_counts(tuple([c_sizes[i] for i in range(size_count)]), start, count,
                                counts)
 
@@ -1921,6 +2013,184 @@ cdef class Connection:
         finally:
             self.leave()
 
+    # ---- all of it ----
+
+    def snapshot(self, fields=None, *, page_sizes=None, HostSnapshot out=None):
+        """Read many things in one go, without Python in between.
+
+        The GIL is released once for all of them. What fails costs no other field anything: it is
+        None, with the exception in `HostSnapshot.errors`, and this is so too for what a connection
+        that died in between could not read any more.
+
+        Parameters
+        ----------
+        fields : iterable of str, default PRIORITY
+            Of the names in `ALL`. Those in `PRIORITY` a daemon answers also when all its ordinary
+            workers are stuck.
+        page_sizes : list of int, optional
+            In KiB: read ``free_pages``, too, and for these. By default for those that the host
+            has, which its capabilities say the first time.
+        out : HostSnapshot, optional
+            An earlier one of this connection with the same fields, to be overwritten, with its
+            arrays, instead of making a new one.
+
+        Returns
+        -------
+        HostSnapshot
+            `out` where it is given.
+
+        Raises
+        ------
+        ValueError
+            A field is not known, there is none, or `out` is of another connection or has other
+            fields or page sizes; it is unchanged.
+
+        Notes
+        -----
+        ``virNodeGetInfo``, since libvirt 0.1.0, ``virNodeGetCPUStats``, since libvirt 0.9.3,
+        ``virNodeGetCPUMap``, since libvirt 1.0.0, ``virNodeGetMemoryStats``, since libvirt 0.9.3,
+        ``virNodeGetFreeMemory``, since libvirt 0.3.3, ``virNodeGetCellsFreeMemory``, since libvirt
+        0.3.3, ``virNodeGetFreePages``, since libvirt 1.2.6, ``virNodeGetMemoryParameters``, since
+        libvirt 0.10.2. As many round trips as reading each field alone, and the CPU map only once:
+        1 round trip for each, for those per CPU or cell 1 for each of them, 2 for the memory
+        parameters; a few more for the first snapshot.
+
+        Examples
+        --------
+        >>> snapshot = connection.snapshot(["cpu_stats", "free_memory"])
+        >>> snapshot.free_memory, snapshot.errors
+        (3145728, {})
+        """
+        cdef Readings readings
+        cdef lib.virConnectPtr handle
+        cdef unsigned int wanted = field_bits(
+            _results.PRIORITY if fields is None else items_argument(fields, "fields", "str"))
+        cdef tuple sizes = None
+        if page_sizes is not None:
+            wanted |= PAGES_BIT
+            sizes = page_sizes_argument(page_sizes)
+        check_out(out, self.taught, wanted, sizes)
+        handle = self.enter()
+        begin_readings(&readings)
+        try:
+            failures = self.read(handle, &readings, wanted, sizes)
+            if sizes is None and has_stale_page_sizes(&readings):
+                self.taught[<Py_ssize_t>PAGE_SIZES] = None
+                failures |= self.read(handle, &readings, PAGES_BIT, None)
+            readings.wanted = wanted
+            result = new_snapshot(self.taught, self.known_uri(), wanted) if out is None else out
+            self.fill(result, &readings, failures)
+            return result
+        finally:
+            free_readings(&readings)
+            self.leave()
+
+    cdef dict read(self, lib.virConnectPtr handle, Readings *readings, unsigned int wanted,
+                   tuple page_sizes):
+        # Returns why some of it could not be read, where that is not in the readings.
+        cdef dict failures = {}
+        cdef Py_ssize_t i
+        if wanted & PAGES_BIT:
+            try:
+                page_sizes = self.known_page_sizes() if page_sizes is None else page_sizes
+            except LibvirtError as error:
+                failures["free_pages"] = error
+                wanted &= ~<unsigned int>PAGES_BIT
+            else:
+                readings.pages.size_count = len(page_sizes)
+                for i in range(len(page_sizes)):
+                    readings.pages.sizes[i] = page_sizes[i]
+        readings.wanted = wanted
+        readings.cells = self.known_cells()
+        for i in range(SOURCES):
+            readings.counts[i] = known_count(self.known_layout(i))
+        with nogil:
+            read_all(handle, readings)
+        if readings.cells >= 0:
+            self.taught[<Py_ssize_t>CELL_COUNT] = readings.cells
+        return failures
+
+    cdef int fill(self, HostSnapshot snapshot, Readings *readings, dict failures) except -1:
+        # What the snapshot has already is used again where it fits.
+        cdef NodeInfo info
+        cdef StatsArray cpu, memory
+        cdef StatsTable cpu_table, cell_table
+        cdef CPUMap cpus = None
+        cdef CellsFreeMemory cells_free = None
+        cdef PageCounts pages = None
+        cdef TypedParameters parameters = None
+        cdef unsigned int good = 0
+        cdef int field
+        for field in range(<int>FIELD_COUNT):
+            if readings.wanted >> field & 1 and FIELD_NAMES[field] not in failures:
+                error = reading_error(readings, field, snapshot.host_uri)
+                if error is None:
+                    good |= 1u << field
+                else:
+                    failures[FIELD_NAMES[field]] = error
+        with cython.critical_section(snapshot):
+            info = snapshot.info
+            cpu = snapshot.cpu
+            memory = snapshot.memory
+            cpu_table = snapshot.cpu_table
+            cell_table = snapshot.cell_table
+        info = node_info_like(info, &readings.info) if has(good, NODE_INFO) else None
+        cpu = self.stats_like(cpu, CPU, readings.cpu, readings.counts[<int>CPU]) if (
+            has(good, CPU_STATS)) else None
+        memory = self.stats_like(memory, HOST_MEMORY, readings.memory,
+                                 readings.counts[<int>HOST_MEMORY]) if (
+            has(good, MEMORY_STATS)) else None
+        cpu_table = self.table_like(cpu_table, CPU, &readings.cpu_table) if (
+            has(good, PER_CPU_STATS)) else None
+        cell_table = self.table_like(cell_table, CELL_MEMORY, &readings.cell_table) if (
+            has(good, PER_CELL_MEMORY_STATS)) else None
+        if has(good, CPU_MAP):
+            bits = readings.cpus.bits
+            readings.cpus.bits = NULL
+            cpus = new_cpu_map(bits, readings.cpus.present, readings.cpus.online)
+        if has(good, CELLS_FREE_MEMORY):
+            cells_free = new_cells_free_memory(
+                0, readings.cells_read, readings.cells_free_memory)
+        if has(good, FREE_PAGES):
+            pages = new_page_counts(
+                tuple([readings.pages.sizes[i] for i in range(readings.pages.size_count)]), 0,
+                readings.pages.cells, readings.pages.counts)
+        if has(good, MEMORY_PARAMETERS):
+            parameters = new_typed_parameters(readings.parameters, readings.parameter_count)
+        with cython.critical_section(snapshot):
+            snapshot.read = good
+            snapshot.info = info
+            snapshot.cpu = cpu
+            snapshot.memory = memory
+            snapshot.cpu_table = cpu_table
+            snapshot.cell_table = cell_table
+            snapshot.cpus = cpus
+            snapshot.cells_free = cells_free
+            snapshot.pages = pages
+            snapshot.parameters = parameters
+            snapshot.free = readings.free_memory
+            snapshot.failures = failures or None
+            snapshot.began = readings.wall.tv_sec + readings.wall.tv_nsec / 1e9
+            snapshot.began_ns = nanoseconds(&readings.began)
+            snapshot.took_ns = nanoseconds(&readings.ended) - snapshot.began_ns
+        return 0
+
+    cdef StatsArray stats_like(self, StatsArray out, Source source,
+                               const lib.virNodeCPUStats *reading, int count):
+        cdef FieldLayout layout = self.learned(
+            source, self.known_layout(source), reading, count)
+        if out is None or out.layout is not layout:
+            return new_stats_array(layout, reading)
+        return refill_stats_array(out, layout, reading)
+
+    cdef StatsTable table_like(self, StatsTable out, Source source, const Table *table):
+        cdef FieldLayout layout = self.learned(
+            source, self.known_layout(source), table.first, table.count)
+        cdef tuple index = numbers(table)
+        if out is None or out.layout is not layout or out.numbers != index:
+            return new_stats_table(layout, index, table.values)
+        return refill_stats_table(out, layout, index, table.values)
+
     # ---- the rest ----
 
     def security_model(self):
@@ -1985,103 +2255,79 @@ cdef class Connection:
 
     # ---- statistics and cells, learned once ----
 
-    cdef FieldLayout learned(self, Source source, const lib.virNodeCPUStats *reading, int count):
-        cdef FieldLayout layout = self.taught[source]
-        if layout is None or not layout.matches(reading, count):
-            layout = new_layout(reading, count, UNITS[source])
-            self.taught[source] = layout
-        return layout
+    cdef FieldLayout known_layout(self, Py_ssize_t source):
+        return self.taught[source]
 
-    cdef int known_count(self, Source source) except -1:
-        cdef FieldLayout layout = self.taught[source]
-        return 0 if layout is None else <int>layout.count
+    cdef FieldLayout learned(self, Py_ssize_t source, FieldLayout known,
+                             const lib.virNodeCPUStats *reading, int count):
+        if known is not None and known.matches(reading, count):
+            return known
+        known = new_layout(reading, count, UNITS[source])
+        self.taught[source] = known
+        return known
+
+    cdef str known_uri(self):
+        if self.taught[<Py_ssize_t>URI] is None:
+            self.taught[<Py_ssize_t>URI] = self.uri()
+        return self.taught[<Py_ssize_t>URI]
+
+    cdef tuple known_page_sizes(self):
+        if self.taught[<Py_ssize_t>PAGE_SIZES] is None:
+            sizes = page_sizes_of(self.capabilities())
+            if not sizes:
+                raise NotSupportedError(
+                    "the host does not say which page sizes it has; name them: page_sizes=[4]",
+                    function="virConnectGetCapabilities")
+            self.taught[<Py_ssize_t>PAGE_SIZES] = sizes
+        return self.taught[<Py_ssize_t>PAGE_SIZES]
+
+    cdef int known_cells(self) except? -2:
+        cells = self.taught[<Py_ssize_t>CELL_COUNT]
+        return -1 if cells is None else cells
 
     cdef StatsArray stats(self, Source source, int number, unsigned int flags, StatsArray out):
         cdef lib.virNodeCPUStats reading[MAX_FIELDS]
-        cdef unsigned long long values[MAX_FIELDS]
-        cdef FieldLayout layout
+        cdef FieldLayout layout = self.known_layout(source)
         cdef lib.virConnectPtr handle = self.enter()
-        cdef int i, count, result
+        cdef int count = known_count(layout)
+        cdef int outcome
         try:
-            count = self.known_count(source)
             with nogil:
-                result = read_stats(handle, source, number, reading, &count, flags)
-            if result < 0:
-                raise last_error(handle, FUNCTIONS[source])
-            layout = self.learned(source, reading, count)
+                outcome = read_stats(handle, source, number, reading, &count, flags)
+            if outcome != READ:
+                raise last_error(
+                    handle, "virNodeGetCPUStats" if source == CPU else "virNodeGetMemoryStats")
         finally:
             self.leave()
-        for i in range(count):
-            values[i] = reading[i].value
+        layout = self.learned(source, layout, reading, count)
         if out is None:
-            return new_stats_array(layout, values)
-        return refill_stats_array(out, layout, values)
+            return new_stats_array(layout, reading)
+        return refill_stats_array(out, layout, reading)
 
-    cdef StatsTable table(self, Source source, tuple index, StatsTable out):
-        cdef lib.virNodeCPUStats reading[MAX_FIELDS]
-        cdef Py_ssize_t rows = len(index)
-        cdef int *numbers = <int *>PyMem_Malloc((rows + 1) * sizeof(int))
-        cdef unsigned long long *values = <unsigned long long *>PyMem_Malloc(
-            (rows + 1) * MAX_FIELDS * sizeof(unsigned long long))
-        cdef FieldLayout layout
-        cdef lib.virConnectPtr handle
-        cdef Py_ssize_t row
-        cdef int count, result
-        try:
-            if numbers is NULL or values is NULL:
-                raise MemoryError
-            if rows == 0:
-                raise server_error(FUNCTIONS[source], "a host without any")
-            for row in range(rows):
-                numbers[row] = index[row]
-            handle = self.enter()
-            try:
-                count = self.known_count(source)
-                with nogil:
-                    result = read_stats(handle, source, numbers[0], reading, &count, 0)
-                if result < 0:
-                    raise last_error(handle, FUNCTIONS[source])
-                layout = self.learned(source, reading, count)
-                with nogil:
-                    result = read_rows(handle, source, numbers, rows, layout, reading, values)
-                if result < 0:
-                    raise last_error(handle, FUNCTIONS[source])
-                if result > 0:
-                    raise server_error(FUNCTIONS[source], f"other fields than {layout.names} "
-                                       f"for one of {index}")
-            finally:
-                self.leave()
-            if out is None:
-                return new_stats_table(layout, index, values)
-            return refill_stats_table(out, layout, index, values)
-        finally:
-            PyMem_Free(numbers)
-            PyMem_Free(values)
+    cdef StatsTable table(self, Source source, const Table *table, StatsTable out):
+        cdef FieldLayout layout = self.learned(
+            source, self.known_layout(source), table.first, table.count)
+        cdef tuple index = numbers(table)
+        if out is None:
+            return new_stats_table(layout, index, table.values)
+        return refill_stats_table(out, layout, index, table.values)
 
     cdef int cells(self) except -1:
-        # How many NUMA cells there are, asked once. Drivers that don't tell the free memory of
-        # their cells have as many as the node information says.
-        cdef unsigned long long values[MAX_CELLS]
-        cdef lib.virNodeInfo info
+        # How many NUMA cells there are, asked once.
         cdef lib.virConnectPtr handle
-        cdef int result
-        if self.taught[CELL_COUNT] is None:
+        cdef int outcome
+        cdef int cells = self.known_cells()
+        if cells < 0:
             handle = self.enter()
             try:
                 with nogil:
-                    result = lib.virNodeGetCellsFreeMemory(handle, values, 0, MAX_CELLS)
-                    if result < 0:
-                        result = lib.virNodeGetInfo(handle, &info)
-                        if result == 0:
-                            result = <int>min(info.nodes, <unsigned int>MAX_CELLS + 1)
-                if result < 0:
-                    raise last_error(handle, "virNodeGetInfo")
-                if result > <int>MAX_CELLS:
-                    raise server_error("virNodeGetInfo", f"{info.nodes} NUMA cells")
-                self.taught[CELL_COUNT] = result
+                    outcome = count_cells(handle, &cells)
+                if outcome != READ:
+                    raise failure(handle, outcome, "virNodeGetInfo")
+                self.taught[<Py_ssize_t>CELL_COUNT] = cells
             finally:
                 self.leave()
-        return self.taught[CELL_COUNT]
+        return cells
 
     cdef object cell_error(self, object error, int start):
         # Drivers report a cell that does not exist as an internal error of their own.

@@ -4,6 +4,9 @@ cimport libvirt as lib
 # Python code may stand between that call and this one.
 cdef object last_error(lib.virConnectPtr connection, str function)
 
+# The exception for a record that virSaveLastError gave earlier, of a connection to `uri`.
+cdef object recorded_error(lib.virErrorPtr record, bint lost, str uri, str function)
+
 # The same error as one of another class, where more is known than libvirt said.
 cdef object recast(object error, object error_class)
 

@@ -123,7 +123,7 @@ cdef object last_error(lib.virConnectPtr connection, str function):
             if alive == 0:
                 uri = lib.virConnectGetURI(connection)
     try:
-        return make_error(record, alive == 0, text(uri), function)
+        return recorded_error(record, alive == 0, text(uri), function)
     finally:
         lib.virFreeError(record)
         free(uri)
@@ -139,7 +139,7 @@ cdef tuple enums():
     return ErrorCode, ErrorDomain, ErrorLevel
 
 
-cdef object make_error(lib.virErrorPtr record, bint lost, str uri, str function):
+cdef object recorded_error(lib.virErrorPtr record, bint lost, str uri, str function):
     ErrorCode, ErrorDomain, ErrorLevel = enums()
     if record is NULL or record.code == lib.VIR_ERR_OK:
         return LibvirtError(f"{function} failed and libvirt does not say why",

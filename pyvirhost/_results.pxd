@@ -1,9 +1,7 @@
 cimport libvirt as lib
 
 
-cdef enum:
-    # The most fields of one reading; libvirt's protocol lets a server send 16.
-    MAX_FIELDS = 64
+from pyvirhost._readings cimport MAX_FIELDS
 
 
 cdef class FieldLayout:
@@ -11,6 +9,7 @@ cdef class FieldLayout:
     cdef str unit
     cdef dict positions
     cdef const char *c_names[MAX_FIELDS]
+    cdef size_t c_sizes[MAX_FIELDS]
     cdef Py_ssize_t count
 
     cdef bint matches(self, const lib.virNodeCPUStats *reading,
@@ -66,15 +65,40 @@ cdef class TypedParameters(ReadOnlyMapping):
     cdef dict c_types
 
 
+cdef class HostSnapshot:
+    # Of which connection it is, by what that one was taught; None after a pickle.
+    cdef list source
+    cdef str host_uri
+    # Which fields were asked for, and which of them were read, as bits.
+    cdef unsigned int wanted
+    cdef unsigned int read
+    cdef NodeInfo info
+    cdef StatsArray cpu
+    cdef CPUMap cpus
+    cdef StatsTable cpu_table
+    cdef StatsArray memory
+    cdef unsigned long long free
+    cdef CellsFreeMemory cells_free
+    cdef StatsTable cell_table
+    cdef PageCounts pages
+    cdef TypedParameters parameters
+    cdef dict failures
+    cdef double began
+    cdef long long began_ns
+    cdef long long took_ns
+
+
 cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count, str unit)
 cdef NodeInfo new_node_info(const lib.virNodeInfo *info)
-cdef StatsArray new_stats_array(FieldLayout layout, const unsigned long long *values)
+cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *reading)
 cdef StatsArray refill_stats_array(StatsArray out, FieldLayout layout,
-                                   const unsigned long long *values)
+                                   const lib.virNodeCPUStats *reading)
 cdef StatsTable new_stats_table(FieldLayout layout, tuple index, const unsigned long long *values)
 cdef StatsTable refill_stats_table(StatsTable out, FieldLayout layout, tuple index,
                                    const unsigned long long *values)
 cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online)
+cdef HostSnapshot new_snapshot(list source, str uri, unsigned int wanted)
+cdef unsigned int field_bits(object fields) except? 0xffffffff
 cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
                                            const unsigned long long *values)
 cdef PageCounts new_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cells,

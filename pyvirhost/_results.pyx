@@ -13,21 +13,18 @@ from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.limits cimport LLONG_MAX, LLONG_MIN
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, strncmp
+from libc.string cimport memcmp, memcpy
 
 from pyvirhost._arguments cimport (int_argument, integer_argument, text_argument, uint_argument,
                                    ullong_argument)
-from pyvirhost._errors cimport last_error, server_error
+from pyvirhost._errors cimport last_error
+from pyvirhost._readings cimport FREE_MEMORY, MAX_FIELDS
 
 from collections.abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
 
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
-
-
-cdef extern from "<malloc.h>" nogil:
-    size_t malloc_usable_size(void *memory)
 
 
 # ---- what the types share -----------------------------------------------------------------------
@@ -108,6 +105,7 @@ cdef object made_elsewhere(object self, str maker):
     return TypeError(f"{type(self).__name__} can't be made by hand, {maker} returns it")
 
 
+@cython.final
 @cython.no_gc
 cdef class FieldLayout:
     # The field names of one kind of reading, shared by all readings of that kind.
@@ -124,7 +122,7 @@ cdef class FieldLayout:
         if count != self.count:
             return False
         for i in range(count):
-            if strncmp(self.c_names[i], reading[i].field, sizeof(reading[i].field)) != 0:
+            if memcmp(self.c_names[i], reading[i].field, self.c_sizes[i]) != 0:
                 return False
         return True
 
@@ -138,6 +136,8 @@ cdef FieldLayout layout_of(tuple names, str unit):
     for i in range(len(names)):
         # Points into the str, which the tuple keeps alive.
         layout.c_names[i] = PyUnicode_AsUTF8AndSize(names[i], &size)
+        # With the NUL that ends it, which a name as long as libvirt's field does not have there.
+        layout.c_sizes[i] = min(<size_t>size + 1, <size_t>lib.VIR_NODE_CPU_STATS_FIELD_LENGTH)
         layout.positions[names[i]] = i
     layout.names = names
     layout.unit = unit
@@ -434,18 +434,32 @@ cdef bint same_values(const unsigned long long *one, const unsigned long long *o
     return count == 0 or memcmp(one, other, count * UINT64_SIZE) == 0
 
 
-cdef StatsArray new_stats_array(FieldLayout layout, const unsigned long long *values):
+cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *reading):
     cdef StatsArray result = StatsArray.__new__(StatsArray)
-    result.values = copied_values(values, layout.count)
+    result.values = new_values(layout.count)
     result.layout = layout
+    fill_stats_array(result, reading)
     return result
 
 
 cdef StatsArray refill_stats_array(StatsArray out, FieldLayout layout,
-                                   const unsigned long long *values):
+                                   const lib.virNodeCPUStats *reading):
     check_same_fields(out.layout, layout)
-    memcpy(out.values, values, layout.count * UINT64_SIZE)
+    fill_stats_array(out, reading)
     return out
+
+
+cdef void fill_stats_array(StatsArray out, const lib.virNodeCPUStats *reading) noexcept:
+    cdef Py_ssize_t i
+    for i in range(out.layout.count):
+        out.values[i] = reading[i].value
+
+
+cdef StatsArray stats_row(FieldLayout layout, const unsigned long long *values):
+    cdef StatsArray result = StatsArray.__new__(StatsArray)
+    result.values = copied_values(values, layout.count)
+    result.layout = layout
+    return result
 
 
 cdef int check_same_fields(FieldLayout out, FieldLayout layout) except -1:
@@ -497,7 +511,7 @@ cdef class StatsTable(ReadOnlyMapping):
             row = self.numbers.index(number)
         except ValueError:
             raise KeyError(number) from None
-        return new_stats_array(self.layout, self.values + <Py_ssize_t>row * self.layout.count)
+        return stats_row(self.layout, self.values + <Py_ssize_t>row * self.layout.count)
 
     def __eq__(self, other):
         if isinstance(other, StatsTable):
@@ -648,20 +662,16 @@ cdef class CPUMap:
 
 
 cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online):
-    # Takes over the bitmap, which libvirt allocated with malloc. libvirt does not tell its size,
-    # nor hold what a server sent against the number of CPUs.
+    # Takes over the bitmap, which libvirt allocated with malloc.
     cdef CPUMap result
-    cdef size_t size = (<size_t>cpus + 7) // 8
     try:
-        if size > malloc_usable_size(bits):
-            raise server_error("virNodeGetCPUMap", f"a CPU map that is too short for {cpus} CPUs")
         result = CPUMap.__new__(CPUMap)
     except BaseException:
         free(bits)
         raise
     result.bits = bits
     result.cpus = cpus
-    result.size = size
+    result.size = (<size_t>cpus + 7) // 8
     result.online_count = online
     return result
 
@@ -991,6 +1001,220 @@ cdef int add_typed_parameter(lib.virTypedParameterPtr *parameters, int *count, i
     if result < 0:
         raise last_error(NULL, "virTypedParamsAdd")
     return 0
+
+
+# ---- snapshots ----------------------------------------------------------------------------------
+
+ALL = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "memory_stats", "free_memory",
+       "cells_free_memory", "per_cell_memory_stats", "free_pages", "memory_parameters")
+# What a daemon answers from its priority workers, so also when all ordinary ones are stuck.
+PRIORITY = ("node_info", "cpu_stats", "memory_stats", "free_memory", "cells_free_memory",
+            "per_cell_memory_stats")
+
+cdef dict FIELD_NUMBERS = {name: number for number, name in enumerate(ALL)}
+
+
+cdef unsigned int field_bits(object fields) except? 0xffffffff:
+    cdef unsigned int bits = 0
+    for name in fields:
+        number = FIELD_NUMBERS.get(name) if isinstance(name, str) else None
+        if number is None:
+            raise ValueError(f"fields has {name!r}, which is none of {', '.join(ALL)}")
+        bits |= 1u << <unsigned int>number
+    return bits
+
+
+cdef object plain(object value):
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+@cython.final
+cdef class HostSnapshot:
+    """Many readings of one host, taken in one go.
+
+    `Connection.snapshot` returns it. Each reading is an attribute by the name of the method that
+    reads it alone; one that was not asked for or failed is None, and `errors` says why.
+
+    A snapshot that is passed as ``out=`` again changes in place; it is therefore not hashable.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.snapshot()")
+
+    def __eq__(self, other):
+        if not isinstance(other, HostSnapshot):
+            return NotImplemented
+        *state, errors = snapshot_state(self)
+        *other_state, other_errors = snapshot_state(other)
+        return state == other_state and said(errors) == said(other_errors)
+
+    def __repr__(self):
+        values = "".join([f"\n  {name}: {getattr(self, name)!r}" for name in self.fields])
+        return f"<HostSnapshot of {self.host_uri} at {self.began:.3f}:{values}>"
+
+    def __reduce__(self):
+        return _restore_snapshot, snapshot_state(self)
+
+    def rates(self, earlier):
+        """Return how busy the CPUs were since an earlier snapshot of the same host.
+
+        Parameters
+        ----------
+        earlier : HostSnapshot or None
+            With the same fields.
+
+        Returns
+        -------
+        HostRates or None
+            None where `earlier` is None, as it is for the first sample.
+
+        Raises
+        ------
+        ValueError
+            `earlier` is of another host.
+        """
+        from pyvirhost.rates import rates
+
+        return rates(earlier, self)
+
+    def to_dict(self):
+        """Return all of it as a dict, with the units of C; an error is its type and message."""
+        return {
+            "uri": self.uri,
+            "started_at": self.started_at,
+            "started_ns": self.started_ns,
+            "duration_ns": self.duration_ns,
+            **{name: plain(getattr(self, name)) for name in self.fields},
+            "errors": {name: {"type": type(error).__name__, "message": error.message}
+                       for name, error in self.errors.items()},
+        }
+
+    @property
+    def uri(self):
+        """The URI of the connection: str."""
+        return self.host_uri
+
+    @property
+    def fields(self):
+        """The fields that were asked for, in the order in which they were read: tuple of str."""
+        return tuple([name for number, name in enumerate(ALL)
+                      if self.wanted >> <unsigned int>number & 1])
+
+    @property
+    def started_at(self):
+        """When it began, by the wall clock, in seconds since 1970: float."""
+        return self.began
+
+    @property
+    def started_ns(self):
+        """When it began, before the first call, by `time.monotonic_ns`: int."""
+        return self.began_ns
+
+    @property
+    def duration_ns(self):
+        """How long it took, in ns: int."""
+        return self.took_ns
+
+    @property
+    @cython.critical_section
+    def errors(self):
+        """Why a field could not be read, by its name: dict of str to `LibvirtError`."""
+        return {} if self.failures is None else dict(self.failures)
+
+    @property
+    @cython.critical_section
+    def node_info(self):
+        """The processors and memory: `NodeInfo` or None."""
+        return self.info
+
+    @property
+    @cython.critical_section
+    def cpu_stats(self):
+        """The time that all CPUs together spent in each mode, in ns: `StatsArray` or None."""
+        return self.cpu
+
+    @property
+    @cython.critical_section
+    def per_cpu_stats(self):
+        """The time that each CPU online spent in each mode, in ns: `StatsTable` or None."""
+        return self.cpu_table
+
+    @property
+    @cython.critical_section
+    def cpu_map(self):
+        """Which CPUs are present and online: `CPUMap` or None."""
+        return self.cpus
+
+    @property
+    @cython.critical_section
+    def memory_stats(self):
+        """How the host's memory is used, in KiB: `StatsArray` or None."""
+        return self.memory
+
+    @property
+    @cython.critical_section
+    def per_cell_memory_stats(self):
+        """How the memory of each NUMA cell is used, in KiB: `StatsTable` or None."""
+        return self.cell_table
+
+    @property
+    def free_memory(self):
+        """How much memory is free, in bytes: int or None."""
+        return self.free if self.read >> <unsigned int>FREE_MEMORY & 1 else None
+
+    @property
+    @cython.critical_section
+    def cells_free_memory(self):
+        """How much memory of each NUMA cell is free, in bytes: `CellsFreeMemory` or None."""
+        return self.cells_free
+
+    @property
+    @cython.critical_section
+    def free_pages(self):
+        """How many pages of each size are free in each NUMA cell: `PageCounts` or None."""
+        return self.pages
+
+    @property
+    @cython.critical_section
+    def memory_parameters(self):
+        """The settings and counters of KSM: `TypedParameters` or None."""
+        return self.parameters
+
+
+cdef tuple snapshot_state(HostSnapshot snapshot):
+    return (snapshot.uri, snapshot.wanted, snapshot.read, snapshot.started_at, snapshot.started_ns,
+            snapshot.duration_ns, snapshot.free,
+            (snapshot.node_info, snapshot.cpu_stats, snapshot.cpu_map, snapshot.per_cpu_stats,
+             snapshot.memory_stats, snapshot.cells_free_memory, snapshot.per_cell_memory_stats,
+             snapshot.free_pages, snapshot.memory_parameters),
+            snapshot.errors)
+
+
+cdef dict said(dict errors):
+    # Errors don't compare; what they say does.
+    return {name: (type(error), vars(error)) for name, error in errors.items()}
+
+
+cdef HostSnapshot new_snapshot(list source, str uri, unsigned int wanted):
+    cdef HostSnapshot result = HostSnapshot.__new__(HostSnapshot)
+    result.source = source
+    result.host_uri = uri
+    result.wanted = wanted
+    return result
+
+
+def _restore_snapshot(str uri, wanted, read, began, began_ns, took_ns, free_memory,
+                      tuple values, dict errors):
+    cdef HostSnapshot result = new_snapshot(None, uri, wanted)
+    (result.info, result.cpu, result.cpus, result.cpu_table, result.memory, result.cells_free,
+     result.cell_table, result.pages, result.parameters) = values
+    result.read = read
+    result.began = began
+    result.began_ns = began_ns
+    result.took_ns = took_ns
+    result.free = free_memory
+    result.failures = errors or None
+    return result
 
 
 # ---- versions and the security model ------------------------------------------------------------

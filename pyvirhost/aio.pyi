@@ -5,6 +5,7 @@ from typing import SupportsIndex
 from pyvirhost._results import (
     CellsFreeMemory,
     CPUMap,
+    HostSnapshot,
     NodeInfo,
     PageCounts,
     SecurityModel,
@@ -120,6 +121,13 @@ class Connection:
         flags: SupportsIndex = 0,
     ) -> None: ...
     async def sev_info(self, flags: SupportsIndex = 0) -> TypedParameters: ...
+    async def snapshot(
+        self,
+        fields: Iterable[str] | None = None,
+        *,
+        page_sizes: Iterable[SupportsIndex] | None = None,
+        out: HostSnapshot | None = None,
+    ) -> HostSnapshot: ...
     async def security_model(self) -> SecurityModel: ...
     async def suspend_for_duration(
         self, target: SupportsIndex, duration: SupportsIndex, flags: SupportsIndex = 0

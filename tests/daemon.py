@@ -81,14 +81,16 @@ class Daemon:
 
     With a SASL mechanism as `sasl` it wants to know `USER` by `PASSWORD`, on every socket. With
     the `authority` that signs its certificate and that of its clients (a `trustme.CA`) it is on
-    TLS, too, as `name`.
+    TLS, too, as `name`. `settings` are further lines of its configuration.
     """
 
-    def __init__(self, privileged=False, sasl=None, authority=None, name="localhost"):
+    def __init__(self, privileged=False, sasl=None, authority=None, name="localhost",
+                 settings=""):
         self.privileged = privileged
         self.sasl = sasl
         self.authority = authority
         self.name = name
+        self.settings = settings
         # Short, since a unix socket's path has to fit into 107 bytes.
         self.home = Path(tempfile.mkdtemp(prefix="vh-"))
         self.run = self.home / "run"
@@ -99,7 +101,8 @@ class Daemon:
     def __enter__(self):
         (self.home / "conf").write_text(CONFIGURATION.format(
             home=self.home, port=self.port, tls_port=self.tls_port,
-            auth="sasl" if self.sasl else "none", listen_tls=int(self.authority is not None)))
+            auth="sasl" if self.sasl else "none", listen_tls=int(self.authority is not None))
+            + self.settings)
         for name in ("run", "config", "cache", "state", "sasl", "tls"):
             (self.home / name).mkdir()
         if self.sasl is not None:

@@ -50,6 +50,7 @@ CALLS = {
     "set_keepalive": (5, 3),
     "set_memory_parameters": ({"shm_pages_to_scan": 100},),
     "sev_info": (),
+    "snapshot": (),
     "suspend_for_duration": (0, 60),
     "sysinfo": (),
     "type": (),
@@ -446,5 +447,6 @@ def test_round_trips(proxy):
         "ping": (1, 1), "security_model": (1, 1), "set_memory_parameters": (2, 2),
         "sev_info": (2, 2), "set_identity": (1, 1), "set_keepalive": (0, 0),
         "register_close_callback": (1, 1), "unregister_close_callback": (1, 1),
-        "sysinfo": (1, 1), "type": (1, 0), "uri": (0, 0), "version": (1, 1),
+        "snapshot": (5 + cells, 5 + cells), "sysinfo": (1, 1), "type": (1, 0),
+        "uri": (0, 0), "version": (1, 1),
     }

@@ -50,11 +50,15 @@ def test_a_docstring_names_every_parameter(name):
     "name", sorted(set(pyvirhost.__all__) - {"__version__", "aio", "constants"}))
 def test_every_public_name_has_a_docstring(name):
     value = getattr(pyvirhost, name)
-    if not isinstance(value, int):
+    if not isinstance(value, (int, tuple)):
         assert inspect.getdoc(value)
         for attribute in vars(value) if inspect.isclass(value) else ():
             if not attribute.startswith("_") and not isinstance(value, type(pyvirhost.ErrorCode)):
-                assert inspect.getdoc(getattr(value, attribute)), f"{name}.{attribute}"
+                # The fields of a dataclass stand in the docstring of their class.
+                fields = getattr(value, "__dataclass_fields__", ())
+                text = value if attribute in fields else getattr(value, attribute)
+                assert inspect.getdoc(text), f"{name}.{attribute}"
+                assert attribute not in fields or attribute in inspect.getdoc(text)
 
 
 def test_the_readme_has_a_row_for_every_function():

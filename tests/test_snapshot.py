@@ -1,0 +1,420 @@
+"""Many readings in one go: the same values, in as few round trips, and no field spoils another."""
+
+import contextlib
+import os
+import pickle
+import signal
+import threading
+import time
+
+import pytest
+from daemon import Daemon, wait_until
+from hostile import longs, numbers, stats
+
+import pyvirhost
+from pyvirhost import ALL, PRIORITY, constants
+
+# libvirt's numbers of the procedures.
+GET_INFO, GET_CAPABILITIES, GET_CELLS_FREE_MEMORY, GET_FREE_MEMORY = 6, 7, 101, 102
+GET_CPU_STATS, GET_MEMORY_STATS, GET_CPU_MAP = 227, 228, 293
+FOUR = ("cpu_stats", "memory_stats", "free_memory", "node_info")
+# What the test driver has.
+HAS = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "free_memory", "cells_free_memory",
+       "free_pages")
+
+HANG = """\
+#!/bin/sh
+echo $$ >{pid}.new
+mv {pid}.new {pid}
+exec sleep 1000
+"""
+
+
+def alone(connection, name):
+    if name == "free_pages":
+        return connection.free_pages(connection.snapshot([name]).free_pages.page_sizes)
+    return getattr(connection, name)()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_field_is_what_its_method_returns(connection, name):
+    snapshot = connection.snapshot([name])
+    assert snapshot.fields == (name,)
+    if name in HAS:
+        assert getattr(snapshot, name) == alone(connection, name)
+        assert not snapshot.errors
+    else:
+        assert getattr(snapshot, name) is None
+        assert isinstance(snapshot.errors[name], pyvirhost.NotSupportedError)
+    assert all(getattr(snapshot, other) is None for other in ALL if other != name)
+
+
+def test_a_real_host_has_every_field(qemu):
+    snapshot = qemu.snapshot(ALL)
+    assert snapshot.fields == ALL
+    assert not snapshot.errors
+    assert snapshot.node_info == qemu.node_info()
+    assert snapshot.cpu_map == qemu.cpu_map()
+    assert snapshot.per_cpu_stats.index == tuple(qemu.cpu_map())
+    assert snapshot.cpu_stats.fields == snapshot.per_cpu_stats.fields
+    now = qemu.cpu_stats()
+    assert 0 <= now.idle - snapshot.cpu_stats.idle < 60 * 10**9 * snapshot.node_info.cpus
+    assert snapshot.memory_stats.total == qemu.memory_stats().total
+    assert snapshot.per_cell_memory_stats.index == tuple(range(snapshot.node_info.nodes))
+    assert snapshot.free_memory == pytest.approx(qemu.free_memory(), rel=0.2)
+    assert len(snapshot.cells_free_memory) == snapshot.node_info.nodes
+    assert 4 in snapshot.free_pages.page_sizes
+    assert snapshot.memory_parameters.keys() == qemu.memory_parameters().keys()
+
+
+def test_given_page_sizes_ask_for_free_pages(connection):
+    assert connection.snapshot().fields == PRIORITY
+    assert connection.snapshot(page_sizes=[4]).fields == tuple(
+        name for name in ALL if name in {*PRIORITY, "free_pages"})
+
+
+def test_it_knows_its_host_and_its_time(remote):
+    wall, monotonic = time.time(), time.monotonic_ns()
+    snapshot = remote.snapshot()
+    assert snapshot.uri == remote.uri()
+    assert wall <= snapshot.started_at <= time.time()
+    assert monotonic <= snapshot.started_ns
+    assert snapshot.duration_ns > 0
+    assert snapshot.started_ns + snapshot.duration_ns <= time.monotonic_ns()
+
+
+def test_a_late_answer_does_not_pass_for_a_fresh_one(own_daemon):
+    with pyvirhost.open(own_daemon.test_uri) as connection:
+        taken = []
+        thread = threading.Thread(target=lambda: taken.append(connection.snapshot(["node_info"])))
+        own_daemon.process.send_signal(signal.SIGSTOP)
+        thread.start()
+        stopped = time.monotonic_ns()
+        wait_until(lambda: time.monotonic_ns() - stopped > 300_000_000, "a while")
+        going_on = time.monotonic_ns()
+        own_daemon.process.send_signal(signal.SIGCONT)
+        thread.join(20)
+    snapshot, = taken
+    assert snapshot.started_ns < going_on <= snapshot.started_ns + snapshot.duration_ns
+
+
+# ---- round trips --------------------------------------------------------------------------------
+
+def test_four_readings_are_four_round_trips(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        connection.snapshot(FOUR)
+        proxy.clear()
+        snapshot = connection.snapshot(FOUR)
+        assert proxy.calls == [GET_INFO, GET_CPU_STATS, GET_MEMORY_STATS, GET_FREE_MEMORY]
+        assert not snapshot.errors
+
+
+@pytest.mark.parametrize(("fields", "trips"), [
+    (("cpu_map",), 1), (("per_cpu_stats",), 1 + os.cpu_count()),
+    (("cpu_map", "per_cpu_stats"), 1 + os.cpu_count()),
+    (("cells_free_memory",), 1), (("per_cell_memory_stats",), 1), (("free_pages",), 1),
+    (("memory_parameters",), 2), (PRIORITY, 6), (ALL, 10 + os.cpu_count()),
+])
+def test_each_field_costs_its_round_trips_and_no_more(proxy, fields, trips):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        nodes = connection.snapshot(fields) and connection.node_info().nodes
+        proxy.clear()
+        assert not connection.snapshot(fields).errors
+        more = nodes - 1 if "per_cell_memory_stats" in fields else 0
+        assert len(proxy.calls) == trips + more
+
+
+def test_page_sizes_are_learned_once(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.clear()
+        first = connection.snapshot(["free_pages"])
+        assert proxy.calls.count(GET_CAPABILITIES) == 1
+        with connection.ref() as second:
+            assert second.snapshot(["free_pages"]).free_pages.page_sizes == (
+                first.free_pages.page_sizes)
+        assert proxy.calls.count(GET_CAPABILITIES) == 1
+
+
+def test_given_page_sizes_need_no_learning(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.clear()
+        assert connection.snapshot(["free_pages"], page_sizes=[4]).free_pages.page_sizes == (4,)
+        assert GET_CAPABILITIES not in proxy.calls
+
+
+# ---- what was learned and is no longer so -------------------------------------------------------
+
+def three_cells_more(proxy, connection):
+    """Let the connection believe that there are more cells than there are, and return those."""
+    cells = connection.node_info().nodes
+    proxy.change_reply = lambda procedure, body: (
+        numbers(cells + 3) + longs(*range(cells + 3)) if procedure == GET_CELLS_FREE_MEMORY
+        else body)
+    assert len(connection.snapshot(["cells_free_memory"]).cells_free_memory) == cells + 3
+    proxy.change_reply = None
+    return range(cells)
+
+
+def test_a_stale_number_of_cells_is_learned_anew(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        cells = three_cells_more(proxy, connection)
+        snapshot = connection.snapshot(["per_cell_memory_stats"])
+        assert not snapshot.errors
+        assert snapshot.per_cell_memory_stats.index == tuple(cells)
+        cells = three_cells_more(proxy, connection)
+        assert connection.per_cell_memory_stats().index == tuple(cells)
+        cells = three_cells_more(proxy, connection)
+        snapshot = connection.snapshot(["free_pages"])
+        assert not snapshot.errors
+        assert snapshot.free_pages.cells == cells
+
+
+def test_cells_that_stay_wrong_are_an_error(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, body: (
+            numbers(9) + longs(*range(9)) if procedure == GET_CELLS_FREE_MEMORY else body)
+        proxy.clear()
+        errors = connection.snapshot(["per_cell_memory_stats", "node_info"]).errors
+        assert errors.keys() == {"per_cell_memory_stats"}
+        assert isinstance(errors["per_cell_memory_stats"], pyvirhost.InvalidArgumentError)
+        assert proxy.calls.count(GET_CELLS_FREE_MEMORY) == 1
+
+
+def test_stale_page_sizes_are_learned_anew(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, body: (
+            body.replace(b"size='4'", b"size='5'") if procedure == GET_CAPABILITIES else body)
+        assert "free_pages" in connection.snapshot(["free_pages"]).errors
+        proxy.change_reply = None
+        snapshot = connection.snapshot(["free_pages", "node_info"])
+        assert 4 in snapshot.free_pages.page_sizes
+        assert snapshot.node_info == connection.node_info()
+        assert not snapshot.errors
+
+
+def test_a_host_that_names_no_page_sizes(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, body: (
+            body.replace(b"<pages ", b"<sages ") if procedure == GET_CAPABILITIES else body)
+        snapshot = connection.snapshot(["free_pages", "node_info"])
+        assert isinstance(snapshot.errors["free_pages"], pyvirhost.NotSupportedError)
+        assert snapshot.node_info == connection.node_info()
+        assert connection.snapshot(page_sizes=[4]).free_pages.page_sizes == (4,)
+
+
+def test_another_number_of_fields_is_noticed(proxy):
+    fewer = stats((b"user", 1), (b"idle", 2))
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        first = connection.snapshot(["cpu_stats"])
+        proxy.change_reply = lambda procedure, body: (
+            fewer if procedure == GET_CPU_STATS and body[:4] != numbers(0) else body)
+        snapshot = connection.snapshot(["cpu_stats"], out=first)
+        assert snapshot.cpu_stats == {"user": 1, "idle": 2}
+
+
+# ---- hosts in trouble ---------------------------------------------------------------------------
+
+def test_a_host_whose_ordinary_workers_are_all_stuck_still_answers():
+    with Daemon(settings="max_workers = 1\nmin_workers = 1\n") as daemon:
+        pid, emulator = daemon.home / "emulator.pid", daemon.home / "emulator"
+        emulator.write_text(HANG.format(pid=pid))
+        emulator.chmod(0o755)
+
+        def ask():
+            with pyvirhost.open(daemon.qemu_uri) as connection, contextlib.suppress(
+                    pyvirhost.LibvirtError):
+                connection.compare_hypervisor_cpu(
+                    "<cpu/>", emulator=str(emulator), arch="x86_64", virttype="qemu")
+
+        thread = threading.Thread(target=ask)
+        with pyvirhost.open(daemon.qemu_uri) as connection:
+            thread.start()
+            wait_until(pid.exists, "the daemon's worker to start the emulator")
+            try:
+                # An ordinary worker would let this wait until the bound on every test.
+                snapshot = connection.snapshot()
+                assert not snapshot.errors
+                assert thread.is_alive()
+            finally:
+                os.kill(int(pid.read_text()), signal.SIGKILL)
+            thread.join(20)
+
+
+def test_a_connection_lost_in_between_keeps_what_was_read(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        connection.snapshot(ALL)
+        proxy.cut_at = GET_CPU_MAP
+        snapshot = connection.snapshot(ALL)
+        assert snapshot.node_info.cpus > 0
+        assert snapshot.cpu_stats.idle > 0
+        lost = set(ALL) - {"node_info", "cpu_stats"}
+        assert snapshot.errors.keys() == lost
+        for name in lost:
+            assert isinstance(snapshot.errors[name], pyvirhost.ConnectionLostError)
+            assert getattr(snapshot, name) is None
+        assert "qemu+unix" in str(snapshot.errors["memory_stats"])
+
+
+def test_an_error_says_which_function_failed(connection):
+    errors = connection.snapshot(ALL).errors
+    assert {name: error.function for name, error in errors.items()} == {
+        "memory_stats": "virNodeGetMemoryStats", "per_cell_memory_stats": "virNodeGetMemoryStats",
+        "memory_parameters": "virNodeGetMemoryParameters"}
+    assert all(error.code == constants.VIR_ERR_NO_SUPPORT for error in errors.values())
+
+
+def test_a_host_without_free_memory_has_0(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, body: (
+            longs(0) if procedure == GET_FREE_MEMORY else body)
+        snapshot = connection.snapshot(["free_memory"])
+        assert snapshot.free_memory == 0
+        assert not snapshot.errors
+
+
+def test_nonsense_of_a_server_is_an_error_of_its_field(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, body: (
+            numbers(0, 1, 16) if procedure == GET_CPU_MAP else body)
+        snapshot = connection.snapshot(["cpu_map", "per_cpu_stats", "node_info"])
+        assert snapshot.node_info.cpus > 0
+        assert {name: str(error) for name, error in snapshot.errors.items()} == dict.fromkeys(
+            ("cpu_map", "per_cpu_stats"),
+            "the server's answer makes no sense: a CPU map that is too short for its CPUs")
+
+
+# ---- reuse --------------------------------------------------------------------------------------
+
+def test_out_is_overwritten_with_its_arrays(qemu):
+    first = qemu.snapshot(ALL)
+    arrays = [first.cpu_stats, first.per_cpu_stats, first.memory_stats,
+              first.per_cell_memory_stats, first.node_info]
+    view = memoryview(first.cpu_stats)
+    before, began = view.tolist(), first.started_ns
+    wait_until(lambda: qemu.cpu_stats().to_dict() != dict(
+        zip(first.cpu_stats.fields, before, strict=True)), "the clock to tick")
+    second = qemu.snapshot(ALL, out=first)
+    assert second is first
+    assert first.started_ns > began
+    assert view.tolist() != before
+    assert all(one is other for one, other in zip(
+        [first.cpu_stats, first.per_cpu_stats, first.memory_stats, first.per_cell_memory_stats,
+         first.node_info], arrays, strict=True))
+
+
+def test_out_follows_a_host_that_changes(proxy):
+    fields = ("cpu_map", "per_cpu_stats", "free_memory")
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        snapshot = connection.snapshot(fields)
+        proxy.change_reply = lambda procedure, body: (
+            numbers(1) + b"\1\0\0\0" + numbers(1, 8) if procedure == GET_CPU_MAP else body)
+        connection.snapshot(fields, out=snapshot)
+        assert snapshot.per_cpu_stats.index == (0,)
+        assert len(snapshot.cpu_map) == 8
+        proxy.change_reply = None
+        connection.snapshot(fields, out=snapshot)
+        assert snapshot.per_cpu_stats.index == tuple(snapshot.cpu_map) == tuple(
+            connection.cpu_map())
+        proxy.cut_at = GET_FREE_MEMORY
+        connection.snapshot(fields, out=snapshot)
+        assert snapshot.free_memory is None
+        assert snapshot.errors.keys() == {"free_memory"}
+
+
+def test_out_of_another_connection_or_shape_is_refused(connection):
+    snapshot = connection.snapshot(FOUR)
+    kept = pickle.dumps(snapshot)
+    with pyvirhost.open("test:///default") as other:
+        with pytest.raises(ValueError, match="of another connection"):
+            other.snapshot(FOUR, out=snapshot)
+        with connection.ref() as second:
+            assert second.snapshot(FOUR, out=second.snapshot(FOUR))
+    with pytest.raises(ValueError, match="has the fields node_info, cpu_stats"):
+        connection.snapshot(ALL, out=snapshot)
+    with pytest.raises(ValueError, match="of another connection"):
+        connection.snapshot(FOUR, out=pickle.loads(kept))
+    with pytest.raises(TypeError):
+        connection.snapshot(FOUR, out=connection.cpu_stats())
+    pages = connection.snapshot(FOUR, page_sizes=[4])
+    with pytest.raises(ValueError, match="has the page sizes"):
+        connection.snapshot(FOUR, page_sizes=[4, 2048], out=pages)
+    assert pickle.dumps(snapshot) == kept
+
+
+@pytest.mark.parametrize(("fields", "error"), [
+    (["cpu_stat"], ValueError), ([], ValueError), ("cpu_stats", TypeError), (5, TypeError),
+    ([5], ValueError), ([None], ValueError), ([["cpu_stats"]], ValueError), (b"x", TypeError),
+])
+def test_bad_fields(connection, fields, error):
+    with pytest.raises(error, match="fields"):
+        connection.snapshot(fields)
+
+
+@pytest.mark.parametrize(("sizes", "error"), [
+    ([], ValueError), ([0], ValueError), ([-1], OverflowError), ([2**32], OverflowError),
+    (["4"], TypeError), (4, TypeError), ("4", TypeError), ([4] * 65, ValueError),
+])
+def test_bad_page_sizes(connection, sizes, error):
+    with pytest.raises(error, match="page_sizes"):
+        connection.snapshot(page_sizes=sizes)
+
+
+def test_threads_may_share_an_out():
+    with pyvirhost.open("test:///default") as connection:
+        shared = connection.snapshot(ALL)
+        start = threading.Barrier(4)
+        results = []
+
+        def work():
+            start.wait()
+            for _ in range(300):
+                connection.snapshot(ALL, out=shared)
+                results.append((shared.cpu_stats.user, len(shared.errors), shared.node_info.cpus,
+                                shared.free_pages.page_sizes))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert set(results) == {(9797400000, 3, 16, shared.free_pages.page_sizes)}
+    assert len(results) == 1200
+
+
+# ---- as a result --------------------------------------------------------------------------------
+
+def test_it_pickles_compares_and_outlives_its_connection():
+    with pyvirhost.open("test:///default") as connection:
+        snapshot = connection.snapshot(ALL)
+        other = connection.snapshot(ALL)
+    copy = pickle.loads(pickle.dumps(snapshot))
+    assert copy == snapshot
+    assert copy != other
+    assert copy.errors.keys() == snapshot.errors.keys()
+    assert copy != 5
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(copy)
+    with pytest.raises(TypeError, match=r"Connection.snapshot\(\) returns it"):
+        pyvirhost.HostSnapshot()
+
+
+def test_errors_can_not_be_changed_from_outside(connection):
+    snapshot = connection.snapshot(["memory_stats"])
+    snapshot.errors.clear()
+    assert snapshot.errors.keys() == {"memory_stats"}
+
+
+def test_it_can_be_read_by_people_and_programs(connection):
+    snapshot = connection.snapshot(["free_memory", "memory_stats", "node_info"])
+    assert repr(snapshot).startswith("<HostSnapshot of test:///default at ")
+    assert "free_memory: 3145728" in repr(snapshot)
+    contents = snapshot.to_dict()
+    assert contents.pop("started_at") == snapshot.started_at
+    assert contents.pop("started_ns") == snapshot.started_ns
+    assert contents.pop("duration_ns") == snapshot.duration_ns
+    message = snapshot.errors["memory_stats"].message
+    assert contents == {
+        "uri": "test:///default", "node_info": connection.node_info().to_dict(),
+        "memory_stats": None, "free_memory": 3145728,
+        "errors": {"memory_stats": {"type": "NotSupportedError", "message": message}},
+    }
