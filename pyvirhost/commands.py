@@ -7,6 +7,7 @@ that makes rows of text from the data, and a line in `COMMANDS`.
 import argparse
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
@@ -161,10 +162,18 @@ def cpu_stats_arguments(parser: Parser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--cpu", type=number, metavar="N", help="one CPU in place of all together")
     which.add_argument("--per-cpu", action="store_true", help="each online CPU")
+    parser.add_argument(
+        "--percent", action="store_true", help="shares of the time over an interval, not since "
+        "the host booted")
+    parser.add_argument(
+        "--interval", type=seconds, default=1.0, metavar="SECONDS",
+        help="how long that interval is (default: 1)")
 
 
 def read_cpu_stats(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
-    """Read CPU times since boot."""
+    """Read CPU times since boot, or shares of the time over the interval."""
+    if arguments.percent:
+        return read_cpu_rates(connection, arguments)
     if arguments.per_cpu:
         return {"cpus": [{"cpu": cpu, **in_seconds(times)}
                          for cpu, times in connection.per_cpu_stats().items()]}
@@ -173,14 +182,55 @@ def read_cpu_stats(connection: "Connection", arguments: Arguments) -> dict[str, 
     return dict(in_seconds(connection.cpu_stats(ALL_CPUS)))
 
 
+def read_cpu_rates(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
+    """Read in percent what the CPUs did over an interval; None where that can't be known."""
+    each = arguments.per_cpu or arguments.cpu is not None
+
+    def snapshot() -> Any:
+        found = connection.snapshot(["per_cpu_stats" if each else "cpu_stats"])
+        for error in found.errors.values():
+            raise error
+        return found
+
+    earlier = snapshot()
+    time.sleep(arguments.interval)
+    later = snapshot()
+    rates = later.rates(earlier)
+    interval = {"interval_seconds": (later.started_ns - earlier.started_ns) / 1e9}
+    if not each:
+        return {**interval, **in_percent(rates.cpu, later.cpu_stats)}
+    cpus = {cpu: in_percent(rates.per_cpu[cpu], times)
+            for cpu, times in later.per_cpu_stats.items()}
+    if arguments.per_cpu:
+        return {**interval, "cpus": [{"cpu": cpu, **shares} for cpu, shares in cpus.items()]}
+    if arguments.cpu not in cpus:
+        # The server says best what is wrong with that number.
+        connection.cpu_stats(arguments.cpu)
+        raise ValueError(f"CPU {arguments.cpu} is offline")
+    return {"cpu": arguments.cpu, **interval, **cpus[arguments.cpu]}
+
+
+def in_percent(rates: Any, fields: Any) -> dict[str, float | None]:
+    """Return shares of the time in percent, with how busy the CPU was as the first."""
+    names = ["busy", *(field for field in fields if field != "utilization")]
+    shares = {name: rates and getattr(rates, name) for name in names}
+    return {f"{name}_percent": share if share is None else round(share * 100, 3)
+            for name, share in shares.items()}
+
+
 def cpu_stats_rows(data: Any) -> Row | Sequence[Row]:
-    """Show CPU times with their shares."""
+    """Show CPU times with their shares, or shares alone."""
     rows = []
     for cpu in data.get("cpus", [data]):
         row = {"CPU": str(cpu["cpu"])} if "cpu" in cpu else {}
-        times = {key: value for key, value in cpu.items() if key != "cpu"}
+        times = {key: value for key, value in cpu.items()
+                 if key not in ("cpu", "interval_seconds")}
         titles = [key.rpartition("_")[0].capitalize() for key in times]
-        rows.append(row | dict(zip(titles, time_cells(times), strict=True)))
+        if all(key.endswith("_percent") for key in times):
+            cells = ["unknown" if share is None else f"{share:.1f}%" for share in times.values()]
+        else:
+            cells = time_cells(times)
+        rows.append(row | dict(zip(titles, cells, strict=True)))
     return rows if "cpus" in data else rows[0]
 
 
@@ -708,9 +758,10 @@ _ALL = [
         rows=cpu_map_row,
     ),
     Command(
-        name="nodecpustats", group=CPUS, help="what the CPUs did since boot",
+        name="nodecpustats", group=CPUS, help="what the CPUs did since boot, or do now",
         read=read_cpu_stats, rows=cpu_stats_rows, arguments=cpu_stats_arguments,
-        examples=("nodecpustats --per-cpu --json",),
+        lasts=lambda arguments: arguments.interval if arguments.percent else 0.0,
+        examples=("nodecpustats --percent --watch 5", "nodecpustats --per-cpu --json"),
     ),
     Command(
         name="maxvcpus", group=CPUS, help="how many virtual CPUs a guest may have",

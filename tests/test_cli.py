@@ -225,6 +225,53 @@ def test_nodecpustats_of_each_cpu(test_uri):
     assert [line.split()[0] for line in lines] == ["0", "2", "4"]
 
 
+SHARES = [f"{mode}_percent" for mode in ("user", "kernel", "idle", "iowait")]
+
+
+def test_nodecpustats_in_percent(uri):
+    before = virsh_numbers(uri, "nodecpustats")
+    found = data(uri, "nodecpustats", "--percent", "--interval", "0.5")
+    after = virsh_numbers(uri, "nodecpustats")
+    assert found["interval_seconds"] >= 0.5
+    assert sum(found[share] for share in SHARES) == pytest.approx(100, abs=0.01)
+    assert found["busy_percent"] == pytest.approx(
+        100 - found["idle_percent"] - found["iowait_percent"], abs=0.01)
+    # What was spent in the interval was spent between the two of virsh around it.
+    cpus = data(uri, "nodecpumap")["online"]
+    for field, name in VIRSH_FIELDS.items():
+        spent = found[f"{field}_percent"] / 100 * found["interval_seconds"] * cpus
+        assert spent <= (after[name] - before[name]) / 1e9 + 0.05 * cpus
+    shown = pairs(uri, "nodecpustats", "--percent", "--interval", "0.1")
+    assert shown.keys() - {"Guest"} == {"Busy", "User", "Kernel", "Idle", "Iowait"}
+    assert all(re.fullmatch(r"\d+\.\d%", share) for share in shown.values())
+
+
+def test_nodecpustats_in_percent_of_each_cpu(uri):
+    found = data(uri, "nodecpustats", "--percent", "--interval", "0.3", "--per-cpu")
+    assert [cpu["cpu"] for cpu in found["cpus"]] == data(uri, "nodecpumap")["online_cpus"]
+    for cpu in found["cpus"]:
+        assert sum(cpu[share] for share in SHARES) == pytest.approx(100, abs=0.01)
+    one = data(uri, "nodecpustats", "--percent", "--interval", "0.3", "--cpu", "0")
+    assert one["cpu"] == 0
+    assert sum(one[share] for share in SHARES) == pytest.approx(100, abs=0.01)
+    options = ("--percent", "--interval", "0.1", "--cpu", "9999")
+    assert refusal("-c", uri, "nodecpustats", *options) == virsh(
+        uri, "nodecpustats", "--cpu", "9999", status=1)
+
+
+def test_where_no_time_passes_there_are_no_percents(test_uri):
+    assert "nan%" in virsh(test_uri, "nodecpustats", "--percent")
+    found = data(test_uri, "nodecpustats", "--percent", "--interval", "0.1")
+    assert {found[share] for share in [*SHARES, "busy_percent"]} == {None}
+    assert set(pairs(test_uri, "nodecpustats", "--percent", "--interval", "0.1").values()) == {
+        "unknown"}
+
+
+def test_the_interval_is_not_the_hosts_time(test_uri):
+    found = data(test_uri, "nodecpustats", "--percent", "--interval", "1.5", "--timeout", "1")
+    assert found["interval_seconds"] >= 1.5
+
+
 def test_a_cpu_that_there_is_not(uri):
     assert refusal("-c", uri, "nodecpustats", "--cpu", "9999") == virsh(
         uri, "nodecpustats", "--cpu", "9999", status=1)
@@ -977,6 +1024,7 @@ def test_libvirt_chooses_without_a_uri():
     (["--keepalive", "5:-3"], "must be INTERVAL:COUNT"),
     (["--keepalive", "99999999999:3"], "must be INTERVAL:COUNT"),
     (["--parallel", "0"], "must be more than 0"),
+    (["nodecpustats", "--percent", "--interval", "0"], "more than 0"),
     (["freecell", "--cell", "-1"], "--cell"),
     (["freecell", "--cell", "x"], "must be a number, not 'x'"),
     (["freecell", "--cell", "99999999999"], "is too big"),
