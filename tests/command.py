@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,16 @@ def run(*arguments, **options):
     environment = os.environ | options.pop("environment", {})
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60,
                           cwd=ROOT, env=environment, check=False, **options)
+
+
+# Makes its terminal the one whose Ctrl-C it gets, and undoes what a shell does to the jobs that it
+# runs in the background. In a process that has threads, Python can't do that before exec.
+TAKE_CONTROL = """\
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Terminal:
@@ -37,18 +46,10 @@ class Terminal:
     def __enter__(self):
         self.screen, self.keys = pty.openpty()
         self.process = subprocess.Popen(
-            [*COMMAND, *self.arguments], stdin=self.keys, stdout=self.stdout or self.keys,
-            stderr=self.keys, cwd=ROOT, env=self.environment, start_new_session=True,
-            # Ctrl-C goes to the process that this terminal controls.
-            preexec_fn=self.take_control)
+            [sys.executable, "-c", TAKE_CONTROL, *COMMAND, *self.arguments], stdin=self.keys,
+            stdout=self.stdout or self.keys, stderr=self.keys, cwd=ROOT, env=self.environment,
+            start_new_session=True)
         return self
-
-    def take_control(self):
-        import fcntl
-        import termios
-
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __exit__(self, *exception):
         self.process.kill()

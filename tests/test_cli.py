@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -655,11 +656,10 @@ def test_a_wrong_hosts_file_is_one_line_and_status_2(tmp_path):
 
 @contextmanager
 def watching(*arguments):
-    """The command with --watch, and a function that returns its next line."""
+    """The command with --watch."""
     process = subprocess.Popen(
         [*COMMAND, "--watch", "0.1", *arguments], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        stderr=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
@@ -667,6 +667,7 @@ def watching(*arguments):
         process.communicate()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_watching_prints_a_line_of_json_each_time_until_interrupted():
     with watching("-c", TEST, "--json", "freecell") as process:
         first, second = (json.loads(process.stdout.readline()) for _ in range(2))
@@ -694,57 +695,46 @@ def test_watching_prints_text_with_the_time():
             assert [process.stdout.readline() for _ in range(2)] == ["3.0 MiB\n", "\n"]
 
 
+def watched_until(process, condition):
+    """The first answer of the first host for which `condition` is true; the other is fine."""
+    for line in islice(process.stdout, 150):
+        host, other = json.loads(line)
+        assert other["free_bytes"] == 3 * MIB
+        if condition(host):
+            return host
+    return pytest.fail("waited for 150 answers in vain")
+
+
 def test_a_watched_host_fails_and_comes_back(own_daemon):
     with watching("-c", own_daemon.test_uri, "-c", TEST, "--json", "freecell") as process:
-        def until(condition):
-            for line in process.stdout:
-                host, other = json.loads(line)
-                assert other["free_bytes"] == 3 * MIB
-                if condition(host):
-                    return host
-            return None
-
-        assert until(lambda host: "free_bytes" in host)
+        watched_until(process, lambda host: "free_bytes" in host)
         own_daemon.process.kill()
         own_daemon.process.wait(10)
-        assert until(lambda host: "error" in host)["error"]["type"] in (
-            "ConnectionLostError", "LibvirtError")
+        failed = watched_until(process, lambda host: "error" in host)
+        assert failed["error"]["type"] in ("ConnectionLostError", "LibvirtError")
         own_daemon.start()
-        assert until(lambda host: "free_bytes" in host)
+        watched_until(process, lambda host: "free_bytes" in host)
 
 
 def test_keepalive_finds_a_watched_host_that_hangs(own_daemon):
-    with watching("-c", own_daemon.test_uri, "--keepalive", "1:1", "--json",
+    with watching("-c", own_daemon.test_uri, "-c", TEST, "--keepalive", "1:1", "--json",
                   "freecell") as process:
-        assert "free_bytes" in json.loads(process.stdout.readline())
+        watched_until(process, lambda host: "free_bytes" in host)
         own_daemon.process.send_signal(signal.SIGSTOP)
-        try:
-            for line in process.stdout:
-                if "error" in (found := json.loads(line)):
-                    break
-            assert found["error"]["type"] == "ConnectionLostError"
-        finally:
-            own_daemon.process.send_signal(signal.SIGCONT)
+        failed = watched_until(process, lambda host: "error" in host)
+        assert failed["error"]["type"] == "ConnectionLostError"
 
 
 def test_a_watched_host_that_hangs_is_asked_again_when_it_has_answered(own_daemon):
     with watching("-c", own_daemon.test_uri, "-c", TEST, "--timeout", "0.3", "--json",
                   "freecell") as process:
-        def until(condition):
-            for line in process.stdout:
-                host, other = json.loads(line)
-                assert other["free_bytes"] == 3 * MIB
-                if condition(host):
-                    return
-            pytest.fail("the command ended")
-
-        until(lambda host: "free_bytes" in host)
+        watched_until(process, lambda host: "free_bytes" in host)
         own_daemon.process.send_signal(signal.SIGSTOP)
         # The call that hangs is waited for once, and then only told of.
-        until(lambda host: "no answer within 0.3 s" in str(host.get("error")))
-        until(lambda host: "still no answer" in str(host.get("error")))
+        for message in ("no answer within 0.3 s", "still no answer"):
+            watched_until(process, lambda host, message=message: message in str(host.get("error")))
         own_daemon.process.send_signal(signal.SIGCONT)
-        until(lambda host: "free_bytes" in host)
+        watched_until(process, lambda host: "free_bytes" in host)
 
 
 @pytest.mark.parametrize("arguments", [

@@ -501,14 +501,6 @@ def test_a_name_that_the_locale_lacks_is_printed_all_the_same(host):
     assert "  Model     \\xfc\\u0142\n" in done.stdout
 
 
-@pytest.fixture
-def interruptible():
-    """Undo what a shell does to the jobs that it runs in the background."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, handler)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_interrupting_ends_the_command_while_a_server_is_silent(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
