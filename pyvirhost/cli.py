@@ -20,7 +20,7 @@ from pyvirhost.hosts import (
     hosts_of_uris,
     keepalive_value,
 )
-from pyvirhost.sweep import PARALLEL, Answer, Fleet, Session
+from pyvirhost.fleet import PARALLEL, Answer, Fleet, Session
 from pyvirhost.text import Problem, Section, print_sections, printable
 
 HOST_FAILED = 1

@@ -36,7 +36,7 @@ from pyvirhost.report import (
     sections,
     time_cells,
 )
-from pyvirhost.sweep import Answer, Fleet
+from pyvirhost.fleet import Answer, Fleet
 from pyvirhost.text import NOT_SUPPORTED, Section, counted, duration, ranges, size
 
 if TYPE_CHECKING:

@@ -1,221 +1,179 @@
-"""One question to many hosts at once, each in a thread of its own that nobody has to wait for."""
+"""Many hosts, each read once: by threads of this process, or by anybody's executor."""
 
-import sys
+import os
+import pickle
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
-from threading import Thread
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor, Future, wait
+from dataclasses import replace
+from queue import Empty
 
 import pyvirhost
+from pyvirhost.auth import Authenticator
+from pyvirhost.poller import Poller, checked_hosts, checked_seconds
+from pyvirhost.sample import Reader, Sample, Settings, checked_settings
 
-if TYPE_CHECKING:
-    from pyvirhost import Connection
-    from pyvirhost.auth import Authenticator
-    from pyvirhost.hosts import Host
-
-Reading = Callable[["Connection"], Any]
-
-PARALLEL = 32
-"""How many hosts are asked at a time, which for ssh is how many processes there are."""
-PATIENCE = 1.0
-"""After how many seconds a sweep is so long that it deserves a progress bar."""
+# A connection that an executor's tasks have not used for so many seconds is closed.
+_KEPT = 600.0
 
 
-class Answer(NamedTuple):
-    """What a host said, or why it said nothing."""
-
-    host: "Host"
-    result: Any
-    error: Exception | None
-    opened: bool
-    """Whether there was a connection, which tells a host's fault from that of its URI."""
-    started_at: float
-    """When it was asked, in seconds since the epoch."""
-    duration: float
-    """How many seconds it took."""
-
-    @property
-    def problem(self) -> str:
-        """What went wrong, in words."""
-        return str(self.error) if self.opened else (
-            f"cannot open {self.host.uri or 'the default URI'}: {self.error}")
-
-
-class Session:
-    """A host and its connection, which is opened at the first use and after every loss.
+def poll_once(
+    hosts: Mapping[str, str] | Iterable[str],
+    timeout: float = 10.0,
+    workers: int = 32,
+    fields: Iterable[str] | None = None,
+    keepalive: tuple[int, int] | None = (5, 3),
+    readonly: bool = True,
+    *,
+    page_sizes: Iterable[int] | None = None,
+    auth: Authenticator | None = None,
+    max_connects: int = 16,
+    executor: Executor | None = None,
+) -> dict[str, Sample]:
+    """Read each host once and return when all have answered, or when the time is over.
 
     Parameters
     ----------
-    host : Host
-    readonly : bool
-        Whether a connection that can't change the host will do.
-    stays_open : bool
-        Whether there will be more questions.
-    auth : callable, optional
-        Who answers when the host asks for credentials.
+    hosts : mapping of str to str, or iterable of str
+        The hosts' URIs by name, or URIs that are the names, too.
+    timeout : float, default 10.0
+        Seconds for all of it. A host that has not answered by then has an `OperationTimeoutError`.
+    workers, fields, keepalive, readonly, page_sizes, auth, max_connects
+        As for `Poller`.
+    executor : concurrent.futures.Executor, optional
+        What reads the hosts in place of threads of this call: threads, processes or other machines,
+        as many at a time as it likes. A host that hangs keeps one of its workers, for as long as it
+        hangs. Its processes keep their connections for the next time, unless that is more than ten
+        minutes later.
+
+    Returns
+    -------
+    dict of str to Sample
+        By name, in the order of `hosts`. There are no rates; two sweeps' snapshots have them.
+
+    Examples
+    --------
+    >>> samples = pyvirhost.poll_once({"one": "test:///default"})
+    >>> samples["one"].snapshot.free_memory
+    3145728
     """
+    named = checked_hosts(hosts)
+    timeout = checked_seconds(timeout, "timeout")
+    settings = checked_settings(fields, page_sizes, keepalive, readonly, auth)
+    started_at, began = time.time(), time.monotonic()
+    if executor is None:
+        samples = _sweep(_Sweep(
+            named, timeout, None, workers, fields=settings.fields, keepalive=keepalive,
+            readonly=readonly, page_sizes=settings.page_sizes, auth=auth,
+            max_connects=max_connects), began + timeout)
+    else:
+        samples = _gather(executor, named, timeout, settings)
+    duration = time.monotonic() - began
+    return {name: samples.get(name) or _unanswered(name, started_at, duration) for name in named}
 
-    def __init__(self, host: "Host", *, readonly: bool, stays_open: bool,
-                 auth: "Authenticator | None" = None) -> None:
-        self.host = host
-        self.readonly = readonly
-        self.stays_open = stays_open
-        self.auth = auth
-        self.connection: Connection | None = None
-        self.running: Future[Answer] | None = None
 
-    @property
-    def busy(self) -> bool:
-        """Whether an earlier question still waits for its answer."""
-        return self.running is not None and not self.running.done()
+def _unanswered(name: str, started_at: float, duration: float) -> Sample:
+    error = pyvirhost.OperationTimeoutError(
+        f"{name} has not answered for {duration:.1f} s",
+        code=pyvirhost.ErrorCode.VIR_ERR_OPERATION_TIMEOUT)
+    return Sample(name, None, None, error, started_at, duration)
 
-    def begin(self, reading: Reading) -> "Future[Answer]":
-        """Ask in a thread of its own and return the answer to come."""
-        future: Future[Answer] = Future()
 
-        def run() -> None:
+# ---- by threads of this process -----------------------------------------------------------------
+
+class _Sweep(Poller):
+    """A poller in which all hosts have their turn at once."""
+
+    def _offset(self) -> float:
+        return 0.0
+
+
+def _sweep(poller: Poller, deadline: float) -> dict[str, Sample]:
+    samples: dict[str, Sample] = {}
+    missing = len(poller.hosts)
+    with poller:
+        while len(samples) < missing:
             try:
-                future.set_result(self.ask(reading))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self.running = future
-        # An executor's threads hold up the end of the process, and a host that hangs holds up its
-        # thread: of this one the process does not wait.
-        Thread(target=run, name=f"pyvirhost-{self.host.name}", daemon=True).start()
-        return future
-
-    def ask(self, reading: Reading) -> Answer:
-        """Return the answer, whatever the host's fault."""
-        started_at, started = time.time(), time.monotonic()
-        result: Any = None
-        error: Exception | None = None
-        opened = True
-        try:
-            if self.connection is None:
-                opened = False
-                self.connection = self.host.open(readonly=self.readonly, auth=self.auth)
-                opened = True
-            result = reading(self.connection)
-        except (pyvirhost.LibvirtError, ValueError, OverflowError) as exception:
-            error = exception
-            if isinstance(error, pyvirhost.ConnectionLostError):
-                self.close()
-        finally:
-            if not self.stays_open:
-                self.close()
-        return Answer(self.host, result, error, opened, started_at, time.monotonic() - started)
-
-    def late(self, started_at: float, duration: float) -> Answer:
-        """Return the answer of a host that has not answered in time, or not been asked again."""
-        error = pyvirhost.OperationTimeoutError(
-            f"no answer within {self.host.timeout:g} s" if duration else
-            "still no answer to an earlier question")
-        return Answer(self.host, None, error, True, started_at, duration)
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            connection.close()
+                sample = poller._next(max(0.0, deadline - time.monotonic()))
+            except Empty:
+                break
+            assert sample is not None
+            samples.setdefault(sample.host, sample)
+    return samples
 
 
-class Fleet:
-    """The sessions of all hosts, which are asked together.
+# ---- by an executor -----------------------------------------------------------------------------
 
-    Parameters
-    ----------
-    sessions : sequence of Session
-    parallel : int
-        How many to ask at a time.
-    patience : float
-        How many seconds a reading itself takes, which do not count as a host's.
-    told : callable
-        Is told each answer as it comes.
-    """
-
-    def __init__(self, sessions: Sequence[Session], *, parallel: int = PARALLEL,
-                 patience: float = 0.0, told: Callable[[Answer], object] = lambda answer: None
-                 ) -> None:
-        self.sessions = sessions
-        self.parallel = parallel
-        self.patience = patience
-        self.told = told
-
-    def ask(self, reading: Reading, sessions: Sequence[Session] | None = None) -> list[Answer]:
-        """Return the answers of all hosts, or of some, in their order.
-
-        A host that takes longer than its timeout is set aside: its answer is an
-        `OperationTimeoutError`, and it is not asked again before its call has come back.
-        """
-        sessions = self.sessions if sessions is None else sessions
-        waiting = deque(sessions)
-        running: dict[Future[Answer], tuple[Session, float, float]] = {}
-        answers: dict[Session, Answer] = {}
-
-        def take(session: Session, answer: Answer) -> None:
-            answers[session] = answer
-            self.told(answer)
-
-        with progress(len(sessions)) as show:
-            while waiting or running:
-                while waiting and len(running) < self.parallel:
-                    session = waiting.popleft()
-                    if session.busy:
-                        take(session, session.late(time.time(), 0.0))
-                    else:
-                        future = session.begin(reading)
-                        running[future] = session, time.time(), time.monotonic()
-                now = time.monotonic()
-                soonest = min((started + self.limit(session) - now
-                               for session, _, started in running.values()), default=0.0)
-                done, _ = wait(running, max(0.0, min(soonest, PATIENCE / 4)), FIRST_COMPLETED)
-                now = time.monotonic()
-                for future, (session, started_at, started) in list(running.items()):
-                    if future in done:
-                        take(session, future.result())
-                    elif now - started >= self.limit(session):
-                        take(session, session.late(started_at, now - started))
-                    else:
-                        continue
-                    del running[future]
-                show(len(answers))
-        return [answers[session] for session in sessions]
-
-    def limit(self, session: Session) -> float:
-        """Return how many seconds to wait for a session."""
-        return (session.host.timeout or float("inf")) + self.patience
+def _gather(
+    executor: Executor, named: dict[str, str], timeout: float, settings: Settings
+) -> dict[str, Sample]:
+    identity = _identity(settings.auth)
+    futures = {executor.submit(read_kept, name, uri, settings, identity): name
+               for name, uri in named.items()}
+    done, late = wait(futures, timeout)
+    for future in late:
+        future.cancel()
+    return {futures[future]: _outcome(futures[future], future) for future in done}
 
 
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[int], object]]:
-    """Give a function to tell how many of `total` are done, for a bar on a terminal.
+def _outcome(name: str, future: Future[Sample]) -> Sample:
+    error = future.exception()
+    return future.result() if error is None else Sample(name, None, None, error, time.time(), 0.0)
 
-    The bar is drawn on standard error, only for several hosts that take their time, and is gone
-    at the end.
-    """
-    if total < 2 or not sys.stderr.isatty():
-        yield lambda done: None
-        return
+
+def _identity(auth: Authenticator | None) -> bytes | int:
+    # Each task may get a copy of its own; these are told from another one by what they hold.
     try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError:
-        yield lambda done: None
-        return
-    bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task("hosts", total=total)
-    started = time.monotonic()
+        return pickle.dumps(auth)
+    except Exception:
+        return id(auth)
 
-    def show(done: int) -> None:
-        if time.monotonic() - started >= PATIENCE:
-            bar.start()
-        bar.update(task, completed=done)
 
+class _Kept:
+    """A reader between two tasks of an executor."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.in_use = threading.Lock()
+        self.used = time.monotonic()
+
+
+_kept: dict[object, _Kept] = {}
+_kept_lock = threading.Lock()
+
+
+def _forget() -> None:
+    # A forked child can't use its parent's connections, nor its locks.
+    global _kept_lock
+    _kept.clear()
+    _kept_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def read_kept(name: str, uri: str, settings: Settings, identity: bytes | int) -> Sample:
+    """Read a host over the connection that this process keeps for it: an executor's task."""
+    key = (name, uri, replace(settings, auth=None), identity)
+    with _kept_lock:
+        kept = _kept.pop(key, None) or _Kept(Reader(name, uri, settings))
+        _kept[key] = kept  # the last used is the last one
+        _close_unused()
+    if not kept.in_use.acquire(blocking=False):
+        return _unanswered(name, time.time(), time.monotonic() - kept.used)
     try:
-        yield show
+        kept.used = time.monotonic()
+        return replace(kept.reader.read(), rates=None)
     finally:
-        bar.stop()
+        kept.in_use.release()
+
+
+def _close_unused() -> None:
+    for key, kept in list(_kept.items()):
+        if kept.used + _KEPT > time.monotonic():
+            break
+        if kept.in_use.acquire(blocking=False):
+            del _kept[key]
+            # A server that hangs would hang this task, too.
+            threading.Thread(target=kept.reader.close, daemon=True).start()
