@@ -31,7 +31,10 @@ _MODULES = {
         "CloseReason", "CompareCPUFlags", "ConnectFlags", "CredentialType", "ErrorCode",
         "ErrorDomain", "ErrorLevel", "NodeSuspendTarget",
     ),
+    "poller": ("Poller",),
     "rates": ("CPURates", "HostRates"),
+    "sample": ("Sample",),
+    "sweep": ("poll_once",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("aio", "constants")

@@ -44,8 +44,11 @@ from pyvirhost.constants import ErrorCode as ErrorCode
 from pyvirhost.constants import ErrorDomain as ErrorDomain
 from pyvirhost.constants import ErrorLevel as ErrorLevel
 from pyvirhost.constants import NodeSuspendTarget as NodeSuspendTarget
+from pyvirhost.poller import Poller as Poller
 from pyvirhost.rates import CPURates as CPURates
 from pyvirhost.rates import HostRates as HostRates
+from pyvirhost.sample import Sample as Sample
+from pyvirhost.sweep import poll_once as poll_once
 
 __version__: Final[str]
 
@@ -86,6 +89,8 @@ __all__ = [
     "OperationTimeoutError",
     "PageCounts",
     "PasswordAuth",
+    "Poller",
+    "Sample",
     "SecurityModel",
     "StatsArray",
     "StatsTable",
@@ -97,4 +102,5 @@ __all__ = [
     "initialize",
     "lib_version",
     "open",
+    "poll_once",
 ]

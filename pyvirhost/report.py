@@ -4,15 +4,24 @@
 the extra ``pyvirhost[cli]``.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 from xml.etree import ElementTree
 
 import pyvirhost
+from pyvirhost.text import (
+    NOT_SUPPORTED,
+    Section,
+    counted,
+    duration,
+    print_sections,
+    ranges,
+    size,
+    yes_or_no,
+)
 
 if TYPE_CHECKING:
-    from pyvirhost import Connection, CPUMap, NodeInfo, TypedParameters
+    from pyvirhost import Connection, CPUMap, NodeInfo
 
 T = TypeVar("T")
 Report = dict[str, Any]
@@ -20,7 +29,6 @@ Report = dict[str, Any]
 KIB = 1024
 # libvirt carries so many page counts in one answer.
 MOST_COUNTS = 1024
-NOT_SUPPORTED = "not supported"
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -116,7 +124,8 @@ def collect(connection: "Connection") -> Report:
         count = node["nodes"] if node and free is None else len(free or ())
         stats = read("cells.stats", lambda: [
             in_bytes(connection.memory_stats(cell)) for cell in range(count)])
-        pages = read("cells.free_pages", lambda: free_pages(connection, count))
+        pages = read("cells.free_pages", lambda: free_pages(
+            connection, count, page_sizes(connection.capabilities())))
         cells = [
             {
                 "cell": cell,
@@ -175,9 +184,9 @@ def in_bytes(stats: Mapping[str, int]) -> dict[str, int]:
     return {f"{field}_bytes": value * KIB for field, value in stats.items()}
 
 
-def free_pages(connection: "Connection", cells: int) -> list[list[dict[str, int]]]:
-    """Return for each cell how many pages of each size are free."""
-    sizes = page_sizes(connection.capabilities())
+def free_pages(connection: "Connection", cells: int, sizes: Sequence[int]
+               ) -> list[list[dict[str, int]]]:
+    """Return for each cell how many pages of each of the sizes, in KiB, are free."""
     if not sizes:
         return [[] for _ in range(cells)]
     counts: dict[int, dict[int, int]] = {}
@@ -207,7 +216,7 @@ def page_sizes(capabilities: str) -> list[int]:
     return [size for size in sizes if 0 < size < 2**32]
 
 
-def ksm_values(parameters: "TypedParameters") -> dict[str, Any]:
+def ksm_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the memory parameters, all of which are KSM's, by the report's keys."""
     values: dict[str, Any] = {}
     for name, value in parameters.items():
@@ -222,15 +231,6 @@ def ksm_values(parameters: "TypedParameters") -> dict[str, Any]:
 
 
 # ---- showing ------------------------------------------------------------------------------------
-
-class Section(NamedTuple):
-    """One part of the text: pairs of label and value, a table, or both, or only a title."""
-
-    title: str
-    pairs: Sequence[tuple[str, str]] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-
 
 def print_report(report: Report, file: IO[str] | None = None) -> None:
     """Print a report for people: with colours on a terminal, plain and unwrapped elsewhere.
@@ -247,41 +247,7 @@ def print_report(report: Report, file: IO[str] | None = None) -> None:
     ImportError
         rich or humanize is not installed.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    file = file or sys.stdout
-    # Names and messages come from the host: what looks like markup in them is not.
-    console = Console(file=file, markup=False, emoji=False, highlight=False)
-    if not (file and file.isatty()):
-        console.width = 1_000_000  # rich would wrap at 80
-    with console.capture() as capture:
-        for section in sections(report):
-            console.print(Text(f"\n{printable(section.title)}", style="bold"))
-            for lines, header in ((section.pairs, ()), (section.rows, section.header)):
-                table = Table(box=None, padding=(0, 0, 0, 2), show_header=bool(header))
-                for title in header:
-                    table.add_column(printable(title), justify="right", header_style="cyan")
-                if not header:
-                    table.add_column(style="cyan", no_wrap=True)
-                for line in lines:
-                    table.add_row(*map(printable, line),
-                                  style="dim" if NOT_SUPPORTED in line else None)
-                if lines:
-                    console.print(table)
-    # rich fills lines up to the table's width. An encoding that lacks a letter of a host's name
-    # is no reason to fail.
-    text = "\n".join(line.rstrip() for line in capture.get().strip("\n").split("\n"))
-    text = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
-    print(text, file=file, flush=True)
-
-
-def printable(text: str) -> str:
-    """Return `text` on one line and without control characters, which a terminal would obey."""
-    return "".join(
-        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
-        for c in text)
+    print_sections(sections(report), file)
 
 
 def sections(report: Report) -> Iterable[Section]:
@@ -424,46 +390,7 @@ def ksm_pairs(ksm: Mapping[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-# ---- numbers in words ---------------------------------------------------------------------------
-
-def yes_or_no(value: bool) -> str:
-    """Return ``"yes"`` or ``"no"``."""
-    return "yes" if value else "no"
-
-
-def counted(count: int, thing: str) -> str:
-    """Return how many of a thing there are, as in ``"2 cores"``."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
-def size(amount: int, format: str = "%.1f") -> str:
-    """Return a number of bytes, as in ``"3.0 GiB"``."""
-    from humanize import naturalsize
-
-    return naturalsize(amount, binary=True, format=format)
-
-
 def share_of_memory(amount: int, report: Report) -> str:
     """Return a number of bytes and what part of the host's memory it is."""
     memory = report["node"] and report["node"]["memory_bytes"]
     return f"{size(amount)} of {size(memory)} ({amount / memory:.1%})" if memory else size(amount)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in its largest unit, as in ``"9.6 h"``."""
-    # humanize can't: it raises from two thousand years on, which is little for a big host's CPUs.
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        if seconds >= length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds * 1000:.0f} ms"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Return ascending numbers as in ``"0-3,8"``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return ",".join("-".join(map(str, run)) for run in runs)

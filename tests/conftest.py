@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 from daemon import Daemon
@@ -73,3 +74,11 @@ def open_node(tmp_path):
     yield open_node
     for connection in opened:
         connection.close()
+
+
+@pytest.fixture
+def interruptible():
+    """Undo what a shell does to the jobs that it runs in the background."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)

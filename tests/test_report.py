@@ -1,25 +1,21 @@
 """The host report and the command that prints it."""
 
-import contextlib
 import errno
 import io
 import json
 import os
-import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from command import COLOUR, COMMAND, ROOT, on_terminal, run
 
 import pyvirhost
 from pyvirhost.report import collect, duration, print_report, ranges, size
 
-COMMAND = [sys.executable, "-m", "pyvirhost"]
-ROOT = Path(__file__).parent.parent
 TEST = "test:///default"
 
 # The test driver has a security model since libvirt 7.5.
@@ -74,7 +70,6 @@ CELLS = [
         {"page_size_bytes": 2097152, "free": 1657}, {"page_size_bytes": 1073741824, "free": 3321}]},
 ]
 BOX_DRAWING = re.compile("[\u2500-\u259f]")
-COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]")
 
 
 def read(uri):
@@ -86,12 +81,6 @@ def shown(report):
     file = io.StringIO()
     print_report(report, file)
     return file.getvalue()
-
-
-def run(*arguments, **options):
-    environment = os.environ | options.pop("environment", {})
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60,
-                          cwd=ROOT, env=environment, check=False, **options)
 
 
 def without_newer(keys):
@@ -444,13 +433,6 @@ def test_what_a_uri_has_does_not_reach_the_terminal():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--no-such-option"], ["-c"], ["operand"]])
-def test_a_wrong_command_line_is_status_2(arguments):
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: pyvirhost ")
-
-
 def test_the_command_tells_its_version():
     done = run("--version")
     assert (done.returncode, done.stdout, done.stderr) == (
@@ -519,14 +501,6 @@ def test_a_name_that_the_locale_lacks_is_printed_all_the_same(host):
     assert "  Model     \\xfc\\u0142\n" in done.stdout
 
 
-@pytest.fixture
-def interruptible():
-    """Undo what a shell does to the jobs that it runs in the background."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, handler)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_interrupting_ends_the_command_while_a_server_is_silent(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
@@ -550,22 +524,6 @@ def test_interrupting_ends_the_command_while_a_server_is_silent(tmp_path):
     assert output == (b"", b"")
 
 
-def run_on_terminal(environment):
-    """Return what the command prints on a terminal."""
-    screen, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "-c", TEST], stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", "COLUMNS": "120", **environment})
-    os.close(terminal)
-    printed = b""
-    with open(screen, "rb", buffering=0) as lines, contextlib.suppress(OSError):
-        # Linux raises EIO where the other end is closed.
-        while part := lines.read(65536):
-            printed += part
-    assert process.wait(timeout=60) == 0
-    return printed.decode().replace("\r\n", "\n")
-
-
 def test_wished_colours_do_not_bring_a_width():
     text = run("-c", TEST, environment={"FORCE_COLOR": "1", "TERM": "xterm"}).stdout
     assert COLOUR.search(text)
@@ -573,17 +531,17 @@ def test_wished_colours_do_not_bring_a_width():
 
 
 def test_a_terminal_has_colours():
-    assert COLOUR.search(run_on_terminal({}))
+    assert COLOUR.search(on_terminal("-c", TEST))
 
 
 def test_no_color_has_none():
-    text = run_on_terminal({"NO_COLOR": "1"})
+    text = on_terminal("-c", TEST, NO_COLOR="1")
     assert not COLOUR.search(text)
     assert "Hostname" in text
 
 
 def test_a_terminal_shows_the_same():
-    text = re.sub(r"\x1b\[[0-9;]*m", "", run_on_terminal({}))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal("-c", TEST))
     assert [line.rstrip() for line in text.splitlines()] == shown(read(TEST)).splitlines()
 
 

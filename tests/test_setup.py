@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BUILD_TOOLS = ("cc", "pkg-config")
 TEST_TOOLS = (
-    *BUILD_TOOLS, "libvirtd", "virsh", f"qemu-system-{platform.machine()}", "saslpasswd2",
+    *BUILD_TOOLS, "bash", "libvirtd", "virsh", f"qemu-system-{platform.machine()}", "saslpasswd2",
     "openssl", "setpriv", "unshare",
 )
 NO_LIBVIRT = {"PKG_CONFIG_LIBDIR": "/nowhere", "PKG_CONFIG_PATH": ""}
