@@ -11,6 +11,7 @@ from typing import IO, Any, NoReturn
 
 import pyvirhost
 from pyvirhost.commands import COMMANDS, WORDS, Command, Row, number, seconds
+from pyvirhost.fleet import PARALLEL, Answer, Fleet, Session
 from pyvirhost.hosts import (
     KEEPALIVE,
     Host,
@@ -20,7 +21,6 @@ from pyvirhost.hosts import (
     hosts_of_uris,
     keepalive_value,
 )
-from pyvirhost.fleet import PARALLEL, Answer, Fleet, Session
 from pyvirhost.text import Problem, Section, print_sections, printable
 
 HOST_FAILED = 1

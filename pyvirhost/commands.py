@@ -21,6 +21,7 @@ from pyvirhost.constants import (
     CPUCompareResult,
     NodeSuspendTarget,
 )
+from pyvirhost.fleet import Answer, Fleet
 from pyvirhost.hosts import Host, seconds_value
 from pyvirhost.report import (
     KIB,
@@ -32,11 +33,9 @@ from pyvirhost.report import (
     ksm_pairs,
     ksm_values,
     node_values,
-    page_sizes,
     sections,
     time_cells,
 )
-from pyvirhost.fleet import Answer, Fleet
 from pyvirhost.text import NOT_SUPPORTED, Section, counted, duration, ranges, size
 
 if TYPE_CHECKING:
@@ -495,16 +494,11 @@ def freepages_arguments(parser: Parser) -> None:
 
 def read_freepages(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
     """Read how many pages of each size are free in the cells."""
-    sizes = [arguments.pagesize] if arguments.pagesize else page_sizes(connection.capabilities())
+    cells = free_pages(connection, [arguments.pagesize] if arguments.pagesize else None)
     if arguments.cell is not None:
-        counts = connection.free_pages(sizes, arguments.cell, 1).to_dict()
-        cells = {cell: [{"page_size_bytes": size * KIB, "free": free}
-                        for size, free in pages.items()] for cell, pages in counts.items()}
-        if not cells:
+        if arguments.cell not in cells:
             raise ValueError(f"there is no NUMA cell {arguments.cell}")
-    else:
-        count = len(connection.cells_free_memory())
-        cells = dict(enumerate(free_pages(connection, count, sizes)))
+        cells = {arguments.cell: cells[arguments.cell]}
     return {"cells": [{"cell": cell, "free_pages": pages} for cell, pages in cells.items()]}
 
 
@@ -536,23 +530,22 @@ def allocpages_arguments(parser: Parser) -> None:
 def allocate(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
     """Change how many huge pages there are, and read what came of it."""
     pagesize, count = arguments.pagesize, arguments.pagecount
-    cells = len(connection.cells_free_memory())
-    before = free_pages(connection, cells, [pagesize])
+    before = free_pages(connection, [pagesize])
     flags = (AllocPagesFlags.VIR_NODE_ALLOC_PAGES_ADD if arguments.add else
              AllocPagesFlags.VIR_NODE_ALLOC_PAGES_SET)
     if arguments.all:
-        connection.alloc_pages({pagesize: count}, 0, cells, flags)
+        connection.alloc_pages({pagesize: count}, 0, len(before), flags)
     elif arguments.cell is not None:
         connection.alloc_pages({pagesize: count}, arguments.cell, 1, flags)
     else:
         connection.alloc_pages({pagesize: count}, flags=flags)
-    after = free_pages(connection, cells, [pagesize])
+    after = free_pages(connection, [pagesize])
     return {
         "page_size_bytes": pagesize * KIB,
         "cells": [
             {"cell": cell, "free_before": was["free"], "free_after": now["free"],
              "obtained": now["free"] - was["free"]}
-            for cell, ([was], [now]) in enumerate(zip(before, after, strict=True))
+            for (cell, [was]), [now] in zip(before.items(), after.values(), strict=True)
         ],
     }
 

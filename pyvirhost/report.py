@@ -6,7 +6,6 @@ the extra ``pyvirhost[cli]``.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar
-from xml.etree import ElementTree
 
 import pyvirhost
 from pyvirhost.text import (
@@ -27,8 +26,6 @@ T = TypeVar("T")
 Report = dict[str, Any]
 
 KIB = 1024
-# libvirt carries so many page counts in one answer.
-MOST_COUNTS = 1024
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -120,18 +117,16 @@ def collect(connection: "Connection") -> Report:
     if free is None and node is None:
         errors["cells"] = errors.pop("cells.free_bytes")
     else:
-        # Telling the number of cells saves free_pages() from asking for it.
         count = node["nodes"] if node and free is None else len(free or ())
         stats = read("cells.stats", lambda: [
             in_bytes(connection.memory_stats(cell)) for cell in range(count)])
-        pages = read("cells.free_pages", lambda: free_pages(
-            connection, count, page_sizes(connection.capabilities())))
+        pages = read("cells.free_pages", lambda: free_pages(connection))
         cells = [
             {
                 "cell": cell,
                 "free_bytes": free and free[cell],
                 "stats": stats and stats[cell],
-                "free_pages": pages and pages[cell],
+                "free_pages": pages and pages.get(cell, []),
             }
             for cell in range(count)
         ]
@@ -184,36 +179,17 @@ def in_bytes(stats: Mapping[str, int]) -> dict[str, int]:
     return {f"{field}_bytes": value * KIB for field, value in stats.items()}
 
 
-def free_pages(connection: "Connection", cells: int, sizes: Sequence[int]
-               ) -> list[list[dict[str, int]]]:
-    """Return for each cell how many pages of each of the sizes, in KiB, are free."""
-    if not sizes:
-        return [[] for _ in range(cells)]
-    counts: dict[int, dict[int, int]] = {}
-    at_once = MOST_COUNTS // len(sizes)
-    for start in range(0, cells, at_once):
-        counts |= connection.free_pages(sizes, start, min(at_once, cells - start)).to_dict()
-    return [
-        [{"page_size_bytes": size * KIB, "free": free}
-         for size, free in counts.get(cell, {}).items()]
-        for cell in range(cells)
-    ]
-
-
-def page_sizes(capabilities: str) -> list[int]:
-    """Return the sizes in KiB of the pages that a host has, or none where it does not say.
-
-    Parameters
-    ----------
-    capabilities : str
-        The XML of `Connection.capabilities`.
-    """
-    try:
-        pages = ElementTree.fromstring(capabilities).findall("host/cpu/pages")
-    except ElementTree.ParseError:
-        return []
-    sizes = (int(page.get("size", "")) for page in pages if page.get("size", "").isdecimal())
-    return [size for size in sizes if 0 < size < 2**32]
+def free_pages(connection: "Connection", sizes: Sequence[int] | None = None
+               ) -> dict[int, list[dict[str, int]]]:
+    """Return for each cell how many pages of each of the sizes, in KiB, or of all are free."""
+    snapshot = connection.snapshot(["free_pages"], page_sizes=sizes)
+    for error in snapshot.errors.values():
+        raise error
+    assert snapshot.free_pages is not None
+    return {
+        cell: [{"page_size_bytes": size * KIB, "free": free} for size, free in counts.items()]
+        for cell, counts in snapshot.free_pages.to_dict().items()
+    }
 
 
 def ksm_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
