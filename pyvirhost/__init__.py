@@ -9,8 +9,6 @@ Nothing is loaded before its first use: importing this package loads neither lib
 extension module.
 """
 
-from importlib import import_module
-
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -42,13 +40,18 @@ _SUBMODULES = ("aio", "constants")
 __all__ = ["__version__", *_SUBMODULES, *_HOMES]
 
 
+def _load(module):
+    # importlib would cost a program's first reading more than an extension module does.
+    return __import__(f"{__name__}.{module}", fromlist=["*"])
+
+
 def __getattr__(name):
     if name in _SUBMODULES:
-        return import_module(f"{__name__}.{name}")
+        return _load(name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = import_module(f"{__name__}.{_HOMES[name]}")
+        module = _load(_HOMES[name])
     except ImportError as error:
         if "libvirt.so" not in str(error):
             raise
