@@ -54,7 +54,7 @@ class Row:
     def values(self, samples, contestant):
         """Return a contestant's values, in the order of the rounds."""
         values = samples.values(self.reading, contestant)
-        if not values:
+        if not values or (contestant == C and self.over is not None):
             return []
         if self.over is not None:
             base = samples.values(self.reading, self.over)
