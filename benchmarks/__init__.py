@@ -6,3 +6,6 @@ disturbs all of them alike. `pyperf.Runner` times one benchmark after another, e
 its own, so the turns are taken here, in several processes one after another. pyperf's is the file
 that all samples are kept in: ``python -m pyperf stats build/bench.json`` reads it.
 """
+
+# Who takes part: the bindings, a C program, and where it is about starting, Python alone.
+OURS, THEIRS, C, PYTHON = "pyvirhost", "libvirt-python", "C", "bare Python"

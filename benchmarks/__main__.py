@@ -13,9 +13,9 @@ from pathlib import Path
 
 from daemon import Daemon
 
-from benchmarks import memory, pictures, scale, start, table
+from benchmarks import OURS, THEIRS, memory, pictures, scale, start, table
 from benchmarks.compiled import compile_library, compile_program
-from benchmarks.samples import OURS, THEIRS, Samples
+from benchmarks.samples import Samples
 from benchmarks.worker import ask
 
 BEGIN = time.monotonic()
@@ -67,7 +67,7 @@ def measure(samples, folder, quick, free_threaded):
         for _ in range(1 if quick else 3):
             samples.add(ask("busy", uri=host, library=library, rounds=3 if quick else 10))
         say("starting")
-        samples.add(start.measure(program, 10 if quick else 60))
+        samples.add(start.measure(program, 10 if quick else 40))
         say("threads")
         for _ in range(1 if quick else 3):
             samples.add(ask("throughput", uri=host, library=library, rounds=3 if quick else 8,

@@ -8,9 +8,8 @@ import contextlib
 import os
 import threading
 
-from benchmarks import worker
+from benchmarks import OURS, THEIRS, C, worker
 from benchmarks.rounds import alternate, python_timer
-from benchmarks.samples import OURS, THEIRS, C
 
 # What a daemon answers from its priority workers: how libvirt-python reads it
 READINGS = {

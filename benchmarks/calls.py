@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from benchmarks import worker
+from benchmarks import OURS, THEIRS, C, worker
 from benchmarks.rounds import alternate, python_timer
-from benchmarks.samples import OURS, THEIRS, C
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import worker
+from benchmarks import OURS, THEIRS, C, worker
 from benchmarks.rounds import alternate
-from benchmarks.samples import OURS, THEIRS, C
 from benchmarks.throughput import threads_timer
 
 # In process the drivers of different files share nothing, not even a lock.

@@ -3,8 +3,19 @@
 from dataclasses import dataclass, field
 from statistics import median
 
-from benchmarks import busy, calls, cores, memory, round_trips, start, throughput
-from benchmarks.samples import OURS, PYTHON, THEIRS, C
+from benchmarks import (
+    OURS,
+    PYTHON,
+    THEIRS,
+    C,
+    busy,
+    calls,
+    cores,
+    memory,
+    round_trips,
+    start,
+    throughput,
+)
 
 SOCKET, PROCESS = "unix socket", "in process"
 

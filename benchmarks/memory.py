@@ -8,8 +8,7 @@ count what is free in them as given out and are switched off.
 import ctypes
 import gc
 
-from benchmarks import worker
-from benchmarks.samples import OURS
+from benchmarks import OURS, worker
 
 READING = "1,000 snapshots kept"
 KEPT = 1000

@@ -5,9 +5,8 @@ from statistics import median
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks import busy, calls, throughput
+from benchmarks import OURS, THEIRS, C, busy, calls, throughput
 from benchmarks.figures import ROWS
-from benchmarks.samples import OURS, THEIRS, C
 
 COLOURS = {OURS: "#1f6fb4", THEIRS: "#c8501e", C: "#555555"}
 STYLE = {

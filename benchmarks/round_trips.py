@@ -2,8 +2,7 @@
 
 import proxy
 
-from benchmarks import worker
-from benchmarks.samples import OURS, THEIRS
+from benchmarks import OURS, THEIRS, worker
 
 FOUR = ("cpu_stats", "memory_stats", "free_memory", "node_info")
 SNAPSHOT = "snapshot of 4"

@@ -8,8 +8,6 @@ from statistics import median
 
 import pyperf
 
-OURS, THEIRS, C = "pyvirhost", "libvirt-python", "C"
-PYTHON = "bare Python"
 SEPARATOR = ": "
 
 

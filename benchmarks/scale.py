@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from benchmarks import worker
+from benchmarks import OURS, worker
 from benchmarks.rounds import clock
-from benchmarks.samples import OURS
 
 COUNTS = (1, 10, 100, 1000)
 # Memory comes to a process in pages: of a few connections it tells nothing.

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
+from benchmarks import OURS, PYTHON, THEIRS, C
 from benchmarks.rounds import alternate, clock
-from benchmarks.samples import OURS, PYTHON, THEIRS, C
 
 IMPORT = "import"
 FIRST = "import, open, first node_info"

@@ -1,8 +1,7 @@
 """The tables that are printed."""
 
-from benchmarks import scale
+from benchmarks import OURS, THEIRS, C, scale
 from benchmarks.figures import ROWS
-from benchmarks.samples import OURS, THEIRS, C
 
 SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 BYTES = ((2**20, "MiB"), (2**10, "KiB"), (1, "B"))

@@ -3,9 +3,8 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks import worker
+from benchmarks import OURS, THEIRS, C, worker
 from benchmarks.rounds import alternate, clock
-from benchmarks.samples import OURS, THEIRS, C
 
 THREADS = (1, 2, 4, 8)
 FIELDS = ("cpu_stats", "memory_stats", "cells_free_memory")

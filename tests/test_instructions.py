@@ -28,8 +28,8 @@ LIMITS = {
     f"host.snapshot({FIELDS}, out=snapshot)": 10_000,
 }
 TURNS = 100
-# Each os.getppid() ends a file of callgrind's and begins another. The odd ones have what is done for
-# the first time, by the interpreter too.
+# Each os.getppid() ends a file of callgrind's and begins another. The odd ones have what is done
+# only the first time, by the interpreter too.
 PROGRAM = f"""
 import os, pyvirhost
 host = pyvirhost.open("test:///default")
@@ -97,7 +97,6 @@ def counts(tmp_path_factory):
 @pytest.mark.parametrize("call", LIMITS)
 def test_a_hot_call_adds_little_to_libvirts_own_work(counts, call):
     instructions, _ = counts[call]
-    print(call, instructions)
     assert 0 < instructions <= LIMITS[call]
 
 
