@@ -70,8 +70,8 @@ def measure(samples, folder, quick, free_threaded):
         samples.add(start.measure(program, 10 if quick else 40))
         say("threads")
         for _ in range(1 if quick else 3):
-            samples.add(ask("throughput", uri=host, library=library, rounds=3 if quick else 8,
-                            batch=0.1 if quick else 0.2))
+            samples.add(ask("throughput", uri=host, library=library, rounds=3 if quick else 6,
+                            batch=0.1))
             samples.add(ask("cores", library=library, rounds=10, batch=0.05))
             if free_threaded:
                 samples.add(ask("cores", python=free_threaded, library=library, rounds=10,

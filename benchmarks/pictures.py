@@ -47,7 +47,8 @@ def per_call(axes, samples):
     axes.set_yticks(range(len(rows)), [row.reading.removesuffix(", in process") for row in rows])
     axes.set_xlabel("time of a call in process, in times of the C call")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    axes.margins(x=0.15)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)
 
 
 def beside_busy(axes, samples):
