@@ -88,14 +88,20 @@ def scaling(samples):
 
 
 def comparison(earlier, now):
-    """Return the table of what changed; C's and libvirt-python's rows tell the machine's drift."""
-    head = ("reading", "of", "before", "now", "now ÷ before")
+    """Return the table of what changed since an earlier run.
+
+    Times are also the machine's mood on the day; the ratios, whose other side did not change, tell
+    whether pyvirhost did.
+    """
+    head = ("reading", "before", "now", "now ÷ before", f"÷ {THEIRS} before", "now",
+            f"÷ {C} before", "now")
     rows = []
     for row in ROWS:
-        for contestant in (OURS, THEIRS, C):
-            before, after = row.value(earlier, contestant), row.value(now, contestant)
-            if before is not None and after is not None:
-                unit = row.unit(now)
-                rows.append((str(row), contestant, shown(before, unit), shown(after, unit),
-                             shown_ratio(after / before if before else None)))
+        before, after = row.value(earlier, OURS), row.value(now, OURS)
+        if before is not None and after is not None:
+            unit = row.unit(now)
+            ratios = [shown_ratio(row.ratio(samples, contestant))
+                      for contestant in (THEIRS, C) for samples in (earlier, now)]
+            rows.append((str(row), shown(before, unit), shown(after, unit),
+                         shown_ratio(after / before if before else None), *ratios))
     return layout(head, rows)
