@@ -16,16 +16,17 @@ import pytest
 import pyvirhost
 
 FIELDS = "('node_info', 'cpu_stats', 'free_memory', 'cells_free_memory')"
-# call -> instructions that it may take, a quarter more than CPython 3.11 to 3.13 was seen to take
+# call -> instructions that it may take: a tenth more than the most that CPython 3.11, 3.12, 3.13 and
+# 3.13 without the GIL took
 LIMITS = {
-    "host.node_info()": 800,
-    "host.cpu_stats()": 2800,
-    "host.cpu_stats(out=stats)": 2700,
-    "host.free_memory()": 750,
-    "host.is_alive()": 650,
-    "host.per_cpu_stats()": 10_000,
-    f"host.snapshot({FIELDS})": 10_000,
-    f"host.snapshot({FIELDS}, out=snapshot)": 10_000,
+    "host.node_info()": 1250,
+    "host.cpu_stats()": 2050,
+    "host.cpu_stats(out=stats)": 1850,
+    "host.free_memory()": 1200,
+    "host.is_alive()": 970,
+    "host.per_cpu_stats()": 4350,
+    f"host.snapshot({FIELDS})": 7950,
+    f"host.snapshot({FIELDS}, out=snapshot)": 7100,
 }
 TURNS = 100
 # Each os.getppid() ends a file of callgrind's and begins another. The odd ones have what is done
@@ -100,7 +101,7 @@ def test_a_hot_call_adds_little_to_libvirts_own_work(counts, call):
     assert 0 < instructions <= LIMITS[call]
 
 
-@pytest.mark.parametrize("call", [call for call in LIMITS if "per_cpu_stats" not in call])
+@pytest.mark.parametrize("call", LIMITS)
 def test_a_hot_call_releases_the_gil_once(counts, call):
     _, calls = counts[call]
     assert calls["PyEval_SaveThread"] == calls["PyEval_RestoreThread"] == TURNS
