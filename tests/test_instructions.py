@@ -16,8 +16,8 @@ import pytest
 import pyvirhost
 
 FIELDS = "('node_info', 'cpu_stats', 'free_memory', 'cells_free_memory')"
-# call -> instructions that it may take: a tenth more than the most that CPython 3.11, 3.12, 3.13 and
-# 3.13 without the GIL took
+# call -> instructions that it may take: a tenth more than the most that CPython 3.11, 3.12, 3.13
+# and 3.13 without the GIL took
 LIMITS = {
     "host.node_info()": 1250,
     "host.cpu_stats()": 2050,
