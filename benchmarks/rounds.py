@@ -21,7 +21,8 @@ def python_timer(statement, setup, repeat=1, **names):
 def loops_for(timer, seconds):
     """Return how many loops take at least `seconds`, as a power of two."""
     loops = 1
-    while timer(loops) < seconds:
+    # A few tries each: one that was interrupted would end the search too early.
+    while min(timer(loops) for _ in range(3)) < seconds:
         loops *= 2
     return loops
 
