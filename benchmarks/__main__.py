@@ -73,10 +73,9 @@ def measure(samples, folder, quick, free_threaded):
         for _ in range(1 if quick else 3):
             samples.add(ask("throughput", uri=host, library=library, rounds=3 if quick else 6,
                             batch=0.1))
-            samples.add(ask("cores", library=library, rounds=10, batch=0.05))
-            if free_threaded:
-                samples.add(ask("cores", python=free_threaded, library=library, rounds=10,
-                                batch=0.05))
+            for python in filter(None, (sys.executable, free_threaded)):
+                samples.add(ask("cores", python=python, library=library, rounds=3 if quick else 6,
+                                batch=0.1))
         say("memory")
         for _ in range(1 if quick else 3):
             for contestant in (OURS, THEIRS):
