@@ -4,6 +4,9 @@ PYTHON ?= python3
 URI ?= test:///default
 ARGS ?=
 THREADS ?= 4
+QUICK ?=
+COMPARE ?=
+FREETHREADED ?=
 
 # Test files whose tests may each run in many threads at once.
 THREAD_SAFE := $(addprefix tests/,test_arguments.py test_auth.py test_errors.py test_results.py)
@@ -16,7 +19,7 @@ export PYTHON PIP_PREFER_BINARY
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help run test test-memory test-freethreaded test-in-threads test-threads test-races
-.PHONY: lint clean
+.PHONY: bench lint clean
 .NOTPARALLEL:  # one pip at a time in the environment
 
 help:
@@ -26,6 +29,8 @@ help:
 	@echo "make test-freethreaded   run them where there is no GIL, some in many threads at once;"
 	@echo "             PYTHON names the interpreter, such as python3.13t"
 	@echo "make test-threads   run those that start threads under ThreadSanitizer"
+	@echo "make bench   measure against libvirt-python and C, in five minutes, with QUICK=1 in one;"
+	@echo "             COMPARE names an earlier build/bench.json, FREETHREADED a python3.13t"
 	@echo "make lint    check the sources and the type stubs"
 	@echo "make clean   remove all that the others made"
 	@echo "Each first sets up what it needs. PYTHON names the interpreter ($(PYTHON))."
@@ -61,6 +66,16 @@ test-threads:
 test-races: $(VENV)/freethreaded-group
 	@.ci/packages test
 	$(BIN)/python .ci/races.py $(THREAD_SAFE)
+
+bench: $(VENV)/installed $(VENV)/bench-group
+	@.ci/packages bench
+ifneq ($(FREETHREADED),)
+	@$(MAKE) --no-print-directory VENV=.venv-freethreaded PYTHON="$(FREETHREADED)" \
+	    .venv-freethreaded/installed
+endif
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(if $(QUICK),--quick,--pictures benchmarks) \
+	    $(if $(COMPARE),--compare "$(COMPARE)") \
+	    $(if $(FREETHREADED),--free-threaded .venv-freethreaded/bin/python)
 
 lint: $(VENV)/installed $(VENV)/lint-group
 	$(BIN)/ruff check .

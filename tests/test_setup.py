@@ -13,9 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILD_TOOLS = ("cc", "pkg-config")
+BENCH_TOOLS = (*BUILD_TOOLS, "libvirtd", "setpriv", "unshare")
 TEST_TOOLS = (
-    *BUILD_TOOLS, "bash", "libvirtd", "virsh", f"qemu-system-{platform.machine()}", "saslpasswd2",
-    "openssl", "setpriv", "unshare",
+    *BENCH_TOOLS, "bash", "virsh", f"qemu-system-{platform.machine()}", "saslpasswd2", "openssl",
+    "valgrind",
 )
 NO_LIBVIRT = {"PKG_CONFIG_LIBDIR": "/nowhere", "PKG_CONFIG_PATH": ""}
 EVERY_FOLDER = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
@@ -106,6 +107,8 @@ def test_without_privileges_the_exact_command_is_printed(packages, manager, pyth
     ("build", BUILD_TOOLS, {"python": "/nowhere"},
      "/nowhere (3.11 or newer, with venv and its headers)"),
     ("test", [tool for tool in TEST_TOOLS if tool != "virsh"], {}, "virsh"),
+    ("test", [tool for tool in TEST_TOOLS if tool != "valgrind"], {}, "valgrind"),
+    ("bench", [tool for tool in BENCH_TOOLS if tool != "setpriv"], {}, "setpriv and unshare"),
 ])
 def test_each_thing_missing_is_named(packages, purpose, tools, changes, lacks):
     result = packages(purpose, tools=tools, **changes)
@@ -116,7 +119,9 @@ def test_each_thing_missing_is_named(packages, purpose, tools, changes, lacks):
     assert result.returncode == 1
 
 
-@pytest.mark.parametrize(("purpose", "tools"), [("build", BUILD_TOOLS), ("test", TEST_TOOLS)])
+@pytest.mark.parametrize(("purpose", "tools"), [
+    ("build", BUILD_TOOLS), ("test", TEST_TOOLS), ("bench", BENCH_TOOLS),
+])
 def test_where_nothing_is_missing_nothing_is_said(packages, purpose, tools):
     result = packages(purpose, tools=tools)
 
