@@ -4,12 +4,16 @@ cimport libvirt as lib
 from pyvirhost._readings cimport MAX_FIELDS
 
 
+cdef struct FieldName:
+    const char *text
+    size_t size  # with the NUL that ends it, where libvirt's field has room for one
+
+
 cdef class FieldLayout:
     cdef tuple names
     cdef str unit
     cdef dict positions
-    cdef const char *c_names[MAX_FIELDS]
-    cdef size_t c_sizes[MAX_FIELDS]
+    cdef FieldName *c_names
     cdef Py_ssize_t count
 
     cdef bint matches(self, const lib.virNodeCPUStats *reading,

@@ -117,13 +117,16 @@ cdef class FieldLayout:
         self.unit = ""
         self.count = 0
 
+    def __dealloc__(self):
+        PyMem_Free(self.c_names)
+
     cdef bint matches(self, const lib.virNodeCPUStats *reading,
                       Py_ssize_t count) noexcept nogil:
         cdef Py_ssize_t i
         if count != self.count:
             return False
         for i in range(count):
-            if memcmp(self.c_names[i], reading[i].field, self.c_sizes[i]) != 0:
+            if memcmp(self.c_names[i].text, reading[i].field, self.c_names[i].size) != 0:
                 return False
         return True
 
@@ -134,11 +137,14 @@ cdef FieldLayout layout_of(tuple names, str unit):
     cdef Py_ssize_t size = 0
     if len(names) > MAX_FIELDS:
         raise ValueError(f"a reading has at most {MAX_FIELDS} fields, not {len(names)}")
+    layout.c_names = <FieldName *>PyMem_Malloc(max(len(names), 1) * sizeof(FieldName))
+    if layout.c_names is NULL:
+        raise MemoryError
     for i in range(len(names)):
         # Points into the str, which the tuple keeps alive.
-        layout.c_names[i] = PyUnicode_AsUTF8AndSize(names[i], &size)
-        # With the NUL that ends it, which a name as long as libvirt's field does not have there.
-        layout.c_sizes[i] = min(<size_t>size + 1, <size_t>lib.VIR_NODE_CPU_STATS_FIELD_LENGTH)
+        layout.c_names[i].text = PyUnicode_AsUTF8AndSize(names[i], &size)
+        layout.c_names[i].size = min(
+            <size_t>size + 1, <size_t>lib.VIR_NODE_CPU_STATS_FIELD_LENGTH)
         layout.positions[names[i]] = i
     layout.names = names
     layout.unit = unit
