@@ -29,8 +29,14 @@ PROGRAM = """
 import threading
 import pyvirhost
 connection = pyvirhost.open("test:///default")
-threads = [threading.Thread(target=lambda: [connection.node_info() for _ in range(200)])
-           for _ in range(4)]
+start = threading.Barrier(4)
+
+def call():
+    start.wait()
+    for _ in range(2000):
+        connection.node_info()
+
+threads = [threading.Thread(target=call) for _ in range(4)]
 for thread in threads:
     thread.start()
 for thread in threads:
