@@ -24,7 +24,7 @@ NOT_PARALLEL = ["-k", "not whatever"]
 
 # A call that counts itself out unguarded.
 SOUND = "        with cython.critical_section(self):\n            self.calls -= 1\n"
-FAULT = "        self.calls -= 1\n"
+FAULT = "        if True:\n            self.calls -= 1\n"
 PROGRAM = """
 import threading
 import pyvirhost

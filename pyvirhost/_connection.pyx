@@ -2071,7 +2071,7 @@ cdef class Connection:
             has, which its capabilities say the first time.
         out : HostSnapshot, optional
             An earlier one of this connection with the same fields, to be overwritten, with its
-            arrays, instead of making a new one.
+            arrays, instead of making a new one. Threads that share one may see it half written.
 
         Returns
         -------
