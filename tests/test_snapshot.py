@@ -359,6 +359,30 @@ def test_bad_page_sizes(connection, sizes, error):
         connection.snapshot(page_sizes=sizes)
 
 
+def test_threads_learn_from_one_connection_side_by_side():
+    start = threading.Barrier(4)
+    for _ in range(20):
+        results = []
+        with pyvirhost.open("test:///default") as connection:
+            def work(connection=connection, results=results):
+                start.wait()
+                own = connection.snapshot(ALL)
+                for _ in range(10):
+                    connection.snapshot(ALL, out=own)
+                results.append(own)
+
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+            for own in results:
+                assert {name: getattr(own, name) for name in HAS} == {
+                    name: alone(connection, name) for name in HAS}
+                assert len(own.errors) == 3
+        assert len(results) == 4
+
+
 def test_threads_may_share_an_out():
     with pyvirhost.open("test:///default") as connection:
         shared = connection.snapshot(ALL)
