@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "races"
 
-THREADS = [f"tests/test_{name}.py" for name in ("aio", "connection", "events", "faults", "snapshot")]
+THREADS = [f"tests/test_{name}.py"
+           for name in ("aio", "connection", "events", "faults", "snapshot")]
 # Many threads in one connection to a daemon, where libvirt before 10.4 has races of its own; counts
 # of memory and thousands of openings, in which no two threads meet; and threads that write one
 # snapshot, who are told that they may see it half written.
