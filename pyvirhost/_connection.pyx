@@ -5,7 +5,7 @@ exception before anything else can run, and lets the connection go (`leave`). Th
 closed connection closes it.
 """
 
-from _thread import TIMEOUT_MAX
+import _thread
 
 cimport cython
 cimport libvirt as lib
@@ -404,7 +404,7 @@ cdef int check_timeout(object timeout) except -1:
         return 0
     if not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number, not {type(timeout).__name__}")
-    if not 0 < timeout <= TIMEOUT_MAX:
+    if not 0 < timeout <= _thread.TIMEOUT_MAX:
         raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
     return 0
 
