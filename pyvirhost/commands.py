@@ -708,11 +708,29 @@ def poll_arguments(parser: Parser) -> None:
                      help="end after one of each host, all of them asked at once")
 
 
+def run_top(hosts: Sequence[Host], arguments: Arguments) -> int:
+    """Run top, or say what it lacks."""
+    from pyvirhost.cli import fail
+
+    try:
+        from pyvirhost.top import top
+    except ImportError as error:
+        return fail(f"{error}: pip install 'pyvirhost[top]'")
+    return top(hosts, arguments)
+
+
 def check_live(arguments: Arguments, hosts: Sequence[Host]) -> str | None:
     """Say that what goes on by itself is not to be repeated."""
     if arguments.watch is not None:
         return f"{arguments.command} goes on by itself: say --interval in place of --watch"
     return None
+
+
+def check_top(arguments: Arguments, hosts: Sequence[Host]) -> str | None:
+    """Say that a screen is neither to be repeated nor JSON."""
+    if arguments.json:
+        return "top is for people: for JSON say poll in place of it"
+    return check_live(arguments, hosts)
 
 
 # ---- arguments ----------------------------------------------------------------------------------
@@ -881,6 +899,11 @@ _ALL = [
         run=run_poll, arguments=poll_arguments, check=check_live,
         examples=("--hosts fleet.toml poll", "poll --interval 1 --fields cpu_stats,free_memory",
                   "--hosts fleet.toml poll --once"),
+    ),
+    Command(
+        name="top", group=LIVE, help="a live table of all hosts that fills the terminal",
+        run=run_top, arguments=interval_argument, check=check_top,
+        examples=("--hosts fleet.toml top", "-c qemu:///system top --interval 1"),
     ),
     Command(
         name="allocpages", group=CHANGE, help="reserve huge pages, or give them back",
