@@ -58,8 +58,8 @@ REFRESH = 0.5
 """How often the screen follows the hosts, in seconds."""
 LEAST = Size(60, 10)
 """The smallest terminal that the table is of use on."""
-STYLES = {State.WAITING: Style(dim=True), State.FRESH: Style(), State.STALE: Style(dim=True),
-          State.FAILED: Style(color="red")}
+STYLES = {State.WAITING: Style(dim=True), State.FRESH: Style(), State.PARTIAL: Style(),
+          State.STALE: Style(dim=True), State.FAILED: Style(color="red")}
 
 
 def top(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
@@ -130,8 +130,7 @@ class Table(ScrollView, can_focus=True):
         if not before:
             self.refresh()
         for index, row in self.made.items():
-            if before.get(index) != row or (index in (cursor, self.cursor) and (
-                    cursor != self.cursor)):
+            if before.get(index) != row or (index == cursor) != (index == self.cursor):
                 self.refresh_line(index + 1)
         if self.moved and self.cursor != cursor:
             self.follow()
@@ -218,7 +217,8 @@ def line(columns: Sequence[Column], row: Row, style: Style, width: int) -> Strip
         text = row.cells.get(column.name, "")
         if not column.left:
             text = text.rjust(column.width)
-        colour = row.colours.get(column.name)
+        # What is not fresh does not shine.
+        colour = row.colours.get(column.name) if row.state is not State.STALE else None
         segments.append(Segment(set_cell_size(text, column.width),
                                 style + Style(color=colour) if colour else style))
         segments.append(Segment(" " * GAP, style))

@@ -31,6 +31,8 @@ class State(StrEnum):
     WAITING = "wait"
     """There are none yet."""
     FRESH = "ok"
+    PARTIAL = "part"
+    """They are fresh, but some of them could not be read."""
     STALE = "stale"
     """They are older than they should be, though nothing failed."""
     FAILED = "error"
@@ -118,6 +120,7 @@ class Watched:
         """The last one that has figures, and when it was begun."""
         self.good_at = now
         self.figures = Figures()
+        """Those of the last sample, so none where it is an error."""
         self.history: deque[float | None] = deque(maxlen=HISTORY)
         self.cpus: dict[int, deque[float | None]] = {}
 
@@ -129,10 +132,10 @@ class Watched:
         rates = sample.rates
         # Where a sample is missing the graph has a gap.
         self.history.append(rates.cpu.busy if rates and rates.cpu else None)
+        self.figures = figures_of(sample)
         if sample.snapshot is None:
             return
         self.good, self.good_at = sample, began
-        self.figures = figures_of(sample)
         for cpu, one in ((rates and rates.per_cpu) or {}).items():
             history = self.cpus.setdefault(cpu, deque(maxlen=HISTORY))
             history.append(one.busy if one else None)
@@ -147,7 +150,9 @@ class Watched:
             return State.FAILED
         if self.good is None:
             return State.WAITING
-        return State.STALE if self.age(now) > limit else State.FRESH
+        if self.age(now) > limit:
+            return State.STALE
+        return State.PARTIAL if self.figures.problems else State.FRESH
 
     def problem(self) -> str:
         """Return what went wrong with the last sample, if anything did."""
@@ -300,7 +305,7 @@ COLUMNS = (
     Column("host", "Host", 20, left=True, key="n", order=lambda host: host.name.casefold(),
            descending=False),
     Column("state", "State", 5, left=True, key="e", order=trouble),
-    Column("age", "Age", 7, key="a", order=lambda host: -host.good_at),
+    Column("age", "Age", 8, key="a", order=lambda host: -host.good_at),
     Column("busy", "CPU", 6, key="c", order=lambda host: host.figures.busy),
     Column("graph", "History", 16, rank=3),
     Column("user", "User", 6, rank=4),
@@ -356,7 +361,8 @@ def host_row(host: Watched, now: float, limit: float) -> Row:
         "ksm": UNKNOWN if figures.ksm is None else f"{figures.ksm:,}",
     }
     colour = level(figures.busy)
-    return Row(cells, {"busy": colour, "graph": colour}, state)
+    return Row(cells, {"busy": colour, "graph": colour,
+                       "state": "yellow" if state is State.PARTIAL else ""}, state)
 
 
 def ordered(hosts: Iterable[Watched], column: Column, *, reverse: bool = False, wanted: str = ""
@@ -437,18 +443,19 @@ def cell_rows(host: Watched) -> list[Row]:
 def host_lines(host: Watched, now: float, limit: float) -> list[tuple[str, str]]:
     """Return what is said of a host as a whole: lines, each with its colour."""
     state = host.state(now, limit)
+    trusted = state in (State.FRESH, State.PARTIAL)
+    age = age_text(host.age(now))
     lines = [(f"{printable(host.name)}  {state.value}, "
-              + ("no answer for " if state is not State.FRESH else "read ")
-              + age_text(host.age(now)) + ("" if state is not State.FRESH else " ago"),
+              + (f"read {age} ago" if trusted else f"no answer for {age}"),
               "red" if state is State.FAILED else "bold")]
     if host.problem():
         lines.append((printable(host.problem()), "red"))
     if host.good is None:
         return lines
-    figures, snapshot = host.figures, host.good.snapshot
+    figures, snapshot = figures_of(host.good), host.good.snapshot
     assert snapshot is not None
-    # What follows is from before the trouble, and looks like it.
-    colour = "" if state is State.FRESH else "dim"
+    # What is from before the trouble looks like it.
+    colour = "" if trusted else "dim"
     info = snapshot.node_info
     if info is not None:
         lines.append((f"{printable(info.model)}, {info.cpus} CPUs at {info.mhz} MHz, "
