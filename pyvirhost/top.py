@@ -310,7 +310,7 @@ class HostsScreen(FittingScreen):
             parts.append(f"{len(hosts)} with {printable(self.wanted)!r}")
         if self.paused:
             parts.append("PAUSED")
-        self.summary.update("  ".join(parts))
+        self.summary.update("  ".join(parts), layout=False)
 
     def action_sort(self, name: str) -> None:
         """Sort by a column, and the second time the other way round."""

@@ -139,7 +139,8 @@ def test_a_sample_counts_once_and_a_missing_one_is_a_gap(connection):
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
-    (0.4, "0 s"), (59.6, "60 s"), (99.4, "99 s"), (120, "2.0 min"), (750, "12.5 min"), (7200, "2.0 h")])
+    (0.4, "0 s"), (59.6, "60 s"), (99.4, "99 s"), (120, "2.0 min"), (750, "12.5 min"),
+    (7200, "2.0 h")])
 def test_ages_are_short(seconds, text):
     assert age_text(seconds) == text
     assert len(text) <= BY_NAME["age"].width
