@@ -304,7 +304,7 @@ def trouble(host: Watched) -> tuple[bool, int]:
 COLUMNS = (
     Column("host", "Host", 20, left=True, key="n", order=lambda host: host.name.casefold(),
            descending=False),
-    Column("state", "State", 5, left=True, key="e", order=trouble),
+    Column("state", "State", 6, left=True, key="e", order=trouble),
     Column("age", "Age", 8, key="a", order=lambda host: -host.good_at),
     Column("busy", "CPU", 6, key="c", order=lambda host: host.figures.busy),
     Column("graph", "History", 16, rank=3),
@@ -316,7 +316,7 @@ COLUMNS = (
     Column("cells", "Free by cell", 16, rank=2, left=True, key="u",
            order=lambda host: min(host.figures.cells, default=None), descending=False),
     Column("huge", "Free huge pages", 18, rank=7, left=True, key="h", order=huge_bytes),
-    Column("ksm", "KSM pages", 9, rank=8, key="k", order=lambda host: host.figures.ksm),
+    Column("ksm", "KSM pages", 10, rank=8, key="k", order=lambda host: host.figures.ksm),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 GAP = 1

@@ -217,6 +217,8 @@ def test_what_can_be_sorted_has_a_key_of_its_own():
     keys = [column.key for column in COLUMNS if column.key]
     assert len(keys) == len(set(keys))
     assert not {"p", "q"} & set(keys)
+    # There is room for the mark at the title.
+    assert all(len(column.title) < column.width for column in COLUMNS if column.key)
     assert all(bool(column.key) == (column.order is not None) for column in COLUMNS)
     with pytest.raises(AssertionError):
         ordered([], Column("x", "X", 1))
