@@ -60,6 +60,8 @@ LEAST = Size(60, 10)
 """The smallest terminal that the table is of use on."""
 STYLES = {State.WAITING: Style(dim=True), State.FRESH: Style(), State.PARTIAL: Style(),
           State.STALE: Style(dim=True), State.FAILED: Style(color="red")}
+# Not reversed, which would turn a graph into its opposite.
+CURSOR = Style(bgcolor="grey27", bold=True)
 
 
 def top(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
@@ -201,7 +203,7 @@ class Table(ScrollView, can_focus=True):
             row = self.made[index] = self.make(self.rows[index])
         style = base + STYLES[row.state]
         if index == self.cursor:
-            style += Style(reverse=True)
+            style += CURSOR
         return line(columns, row, style, width)
 
 
