@@ -52,7 +52,8 @@ class BuildExtensions(build_ext):
                      "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
         if self.sanitize:
             sanitize = [f"-fsanitize={self.sanitize}", "-fno-sanitize-recover=all"]
-            flags += [*sanitize, "-fno-omit-frame-pointer", "-O1", "-g"]
+            # Python's own flags let signed ints wrap around, which UBSan then takes for intended.
+            flags += [*sanitize, "-fno-wrapv", "-fno-omit-frame-pointer", "-O1", "-g"]
         for extension in self.extensions:
             extension.cython_directives = directives
             extension.include_dirs += ["include", *libvirt["include_dirs"]]

@@ -150,7 +150,10 @@ cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept 
     connection = None if reference is None else reference()
     if connection is None:
         return
-    callback = connection.callback
+    with cython.critical_section(connection):
+        callback = connection.callback
+    if callback is None:
+        return  # unregistered since
     try:
         from pyvirhost.constants import CloseReason
 
@@ -713,9 +716,10 @@ cdef class Connection:
     # What the server taught, by Taught, shared by all handles of the connection; None is "not yet".
     cdef list taught
     # The close callback and its number, in close_callbacks until it has been called; None and 0
-    # without one.
+    # without one. While a thread registers or unregisters it, no other may.
     cdef object callback
     cdef uintptr_t callback_number
+    cdef bint changing_callback
     cdef object __weakref__
 
     def __cinit__(self):
@@ -799,7 +803,8 @@ cdef class Connection:
         with cython.critical_section(self):
             number = self.callback_number
             self.callback_number = 0
-            self.callback = None
+            # Kept until the section is left: a finaliser of it can run any Python.
+            _forgotten, self.callback = self.callback, None
         return number != 0 and close_callbacks.pop(number, None) is not None
 
     def close(self):
@@ -841,7 +846,10 @@ cdef class Connection:
     @property
     def closed(self):
         """Whether this process closed it or was forked since: bool. A lost one is not closed."""
-        return self.closing or self.forks != forks
+        cdef bint closing
+        with cython.critical_section(self):
+            closing = self.closing
+        return closing or self.forks != forks
 
     # ---- calls that differ in the C function only ----
 
@@ -1085,25 +1093,38 @@ cdef class Connection:
         ``virConnectRegisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
         """
         cdef lib.virConnectPtr handle
-        cdef uintptr_t number
+        cdef uintptr_t earlier, number
+        cdef bint granted
         cdef int result
         check_callback(callback, 2, "callback")
         handle = self.enter()
         try:
-            if self.callback_number in close_callbacks:
+            with cython.critical_section(self):
+                earlier = self.callback_number
+            granted = earlier not in close_callbacks
+            if granted:
+                number = atomic_fetch_add(&close_callbacks_made, 1) + 1
+                close_callbacks[number] = weakref.ref(self)
+                with cython.critical_section(self):
+                    granted = not self.changing_callback and self.callback_number == earlier
+                    if granted:
+                        self.changing_callback = True
+                        self.callback_number = number
+                        _forgotten, self.callback = self.callback, callback
+                if not granted:
+                    del close_callbacks[number]
+            if not granted:
                 raise ValueError("a close callback is registered already; unregister it first")
-            number = atomic_fetch_add(&close_callbacks_made, 1) + 1
-            close_callbacks[number] = weakref.ref(self)
-            self.callback = callback
-            with nogil:
-                result = lib.virConnectRegisterCloseCallback(
-                    handle, on_close, <void *>number, NULL)
-            if result < 0:
-                error = last_error(handle, "virConnectRegisterCloseCallback")
-                del close_callbacks[number]
-                self.callback = None
-                raise error
-            self.callback_number = number
+            try:
+                with nogil:
+                    result = lib.virConnectRegisterCloseCallback(
+                        handle, on_close, <void *>number, NULL)
+                if result < 0:
+                    error = last_error(handle, "virConnectRegisterCloseCallback")
+                    self.forget_callback()
+                    raise error
+            finally:
+                self.callback_changed()
         finally:
             self.leave()
 
@@ -1122,22 +1143,38 @@ cdef class Connection:
         ``virConnectUnregisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
         """
         cdef lib.virConnectPtr handle = self.enter()
+        cdef uintptr_t number
+        cdef bint granted
         cdef int result
         try:
-            if self.callback_number == 0:
+            with cython.critical_section(self):
+                number = self.callback_number
+                granted = not self.changing_callback and number != 0
+                if granted:
+                    self.changing_callback = True
+            if not granted:
+                if number != 0 and number not in close_callbacks:
+                    return  # it was called, or another thread is just unregistering it
                 raise ValueError("no close callback is registered")
-            # libvirt forgets a callback by itself when it calls it, and waits for itself for ever
-            # when it is asked to in the callback.
-            if self.forget_callback():
-                with nogil:
-                    result = lib.virConnectUnregisterCloseCallback(handle, on_close)
-                if result < 0:
-                    error = last_error(handle, "virConnectUnregisterCloseCallback")
-                    # A connection that has died meanwhile has no callback left.
-                    if type(error) is not ConnectionLostError:
-                        raise error
+            try:
+                # libvirt forgets a callback by itself when it calls it, and waits for itself for
+                # ever when it is asked to in the callback.
+                if self.forget_callback():
+                    with nogil:
+                        result = lib.virConnectUnregisterCloseCallback(handle, on_close)
+                    if result < 0:
+                        error = last_error(handle, "virConnectUnregisterCloseCallback")
+                        # A connection that has died meanwhile has no callback left.
+                        if type(error) is not ConnectionLostError:
+                            raise error
+            finally:
+                self.callback_changed()
         finally:
             self.leave()
+
+    cdef void callback_changed(self) noexcept:
+        with cython.critical_section(self):
+            self.changing_callback = False
 
     def set_identity(self, parameters, flags=0):
         """Tell the server for whom this connection acts, to be checked by its access rules.

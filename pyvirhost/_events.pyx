@@ -13,12 +13,17 @@ cdef extern from *:
 
     static atomic_int wanted;   /* whether the loop's thread is to go on */
     static atomic_int fired;    /* how many wake-up timers have fired */
+    /* What is registered with libvirt: nothing yet, our choice of its default implementation, or
+       what some other library chose before. libvirt keeps the first for as long as the process
+       lives. Written under the lock, read without. */
+    static atomic_int registered;
     """
     int atomic_load(int *value) nogil
     void atomic_store(int *value, int new_value) nogil
     int atomic_fetch_add(int *value, int more) nogil
     int wanted
     int fired
+    int registered
 
 
 # All below is guarded by this lock.
@@ -26,13 +31,11 @@ lock = threading.RLock()
 # Not a cdef, which without the GIL could be freed under those who read it without the lock.
 thread = None
 loop_thread = None
-# What is registered with libvirt: nothing yet, our choice of its default implementation, or what
-# some other library chose before. libvirt keeps the first for as long as the process lives.
+
 cdef enum Registered:
     NOTHING
     OURS
     FOREIGN
-cdef Registered registered = NOTHING
 
 
 cdef void wake_up(int timer, void *data) noexcept nogil:
@@ -69,12 +72,13 @@ def run():
         while atomic_load(&wanted) and lib.virEventRunDefaultImpl() == 0:
             pass
         run_pending()
+    # The system may give another thread the same number.
+    loop_thread = None
 
 
 cdef void register() noexcept:
-    global registered
     cdef int timer
-    if registered == NOTHING:
+    if atomic_load(&registered) == NOTHING:
         # Without an implementation libvirt takes no timer.
         with nogil:
             timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
@@ -82,7 +86,7 @@ cdef void register() noexcept:
                 lib.virEventRemoveTimeout(timer)
             else:
                 lib.virEventRegisterDefaultImpl()
-        registered = OURS if timer < 0 else FOREIGN
+        atomic_store(&registered, OURS if timer < 0 else FOREIGN)
 
 
 cdef bint is_running():
@@ -92,7 +96,7 @@ cdef bint is_running():
 
 cdef object start_thread():
     global thread
-    if registered == OURS and not is_running():
+    if atomic_load(&registered) == OURS and not is_running():
         atomic_store(&wanted, 1)
         thread = threading.Thread(target=run, name="pyvirhost-events", daemon=True)
         thread.start()
@@ -118,13 +122,13 @@ cdef bint in_loop():
 
 
 cdef object keep_running():
-    if registered == OURS and not is_running() and not in_loop():
+    if atomic_load(&registered) == OURS and not is_running() and not in_loop():
         with lock:
             start_thread()
 
 
 cdef void settle() noexcept:
-    if registered == OURS and not is_running() and not in_loop():
+    if atomic_load(&registered) == OURS and not is_running() and not in_loop():
         with lock:
             if not is_running():
                 with nogil:
@@ -176,7 +180,7 @@ class EventLoop:
     @property
     def running(self):
         """Whether this loop runs, or another library's is registered: bool."""
-        return registered == FOREIGN or is_running()
+        return atomic_load(&registered) == FOREIGN or is_running()
 
     def __enter__(self):
         self.start()
@@ -186,7 +190,7 @@ class EventLoop:
         self.stop()
 
     def __repr__(self):
-        state = "of another library" if registered == FOREIGN else (
+        state = "of another library" if atomic_load(&registered) == FOREIGN else (
             "running" if self.running else "stopped")
         return f"<EventLoop {state}>"
 
@@ -220,7 +224,7 @@ def leave_to_parent():
     global thread, paused
     cdef int watch, timer, last_watch, last_timer
     thread = None
-    if registered == OURS:
+    if atomic_load(&registered) == OURS:
         last_watch = lib.virEventAddHandle(0, 0, do_nothing_on_handle, NULL, NULL)
         last_timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
         for watch in range(1, last_watch + 1):

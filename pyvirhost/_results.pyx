@@ -20,7 +20,8 @@ from pyvirhost._arguments cimport (int_argument, integer_argument, text_argument
 from pyvirhost._errors cimport last_error
 from pyvirhost._readings cimport FREE_MEMORY, MAX_FIELDS
 
-from collections.abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
+# collections.abc without the rest of collections, a fifth of the time that a first reading takes.
+from _collections_abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
 
 
 cdef extern from "<string.h>" nogil:

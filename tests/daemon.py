@@ -80,7 +80,7 @@ class Daemon:
     that it shares no state with a libvirtd of the system.
 
     With a SASL mechanism as `sasl` it wants to know `USER` by `PASSWORD`, on every socket. With
-    the `authority` that signs its certificate and that of its clients (a `trustme.CA`) it is on
+    the `authority` that signs its certificate and that of its clients (an `Authority`) it is on
     TLS, too, as `name`. `settings` are further lines of its configuration.
     """
 
@@ -124,10 +124,8 @@ class Daemon:
 
     def write_certificate(self):
         folder = self.home / "tls"
-        certificate = self.authority.issue_cert(self.name)
-        self.authority.cert_pem.write_to_path(folder / "cacert.pem")
-        certificate.cert_chain_pems[0].write_to_path(folder / "servercert.pem")
-        certificate.private_key_pem.write_to_path(folder / "serverkey.pem")
+        (folder / "cacert.pem").write_text(self.authority.certificate)
+        self.authority.issue(self.name, folder / "servercert.pem", folder / "serverkey.pem")
 
     def start(self):
         """Start the daemon, the first time or after its end."""

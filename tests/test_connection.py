@@ -263,20 +263,21 @@ def test_close_never_frees_under_a_running_call(proxy):
     connection.cpu_stats()
     proxy.clear()
     results = []
-    threads = [
-        threading.Thread(target=lambda: results.append(connection.cpu_stats())) for _ in range(3)]
+    thread = threading.Thread(target=lambda: results.append(connection.cpu_stats()))
     with stopped(proxy.daemon):
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: len(proxy.calls) == 3, "the calls to be under way")
+        thread.start()
+        # A second one that came while this is about to wait might not be sent by libvirt 9.0: its
+        # client then forgets to wake the first, which sends for all.
+        wait_until(lambda: proxy.calls, "the call to be under way")
+        # One that begins and ends meanwhile is not the last one out.
+        connection.uri()
         connection.close()
         with pytest.raises(pyvirhost.ConnectionClosedError):
             connection.cpu_stats()
         assert not results
         assert CLOSE not in proxy.calls
-    for thread in threads:
-        thread.join(20)
-    assert [result.user for result in results] == [9797400000] * 3
+    thread.join(20)
+    assert [result.user for result in results] == [9797400000]
     assert proxy.calls.count(CLOSE) == 1
 
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from daemon import Daemon, wait_until
+from test_faults import together
 
 import pyvirhost
 from pyvirhost import CloseReason, EventLoop
@@ -59,6 +60,38 @@ def test_many_threads_start_and_stop_it():
         thread.join(60)
     EventLoop().stop()
     assert not loop_threads()
+
+
+def test_the_loop_may_be_asked_while_others_start_and_stop_it():
+    ended = threading.Event()
+
+    def start_and_stop():
+        try:
+            for _ in range(30):
+                EventLoop().start()
+                EventLoop().stop()
+        finally:
+            ended.set()
+
+    def ask():
+        while not ended.is_set():
+            assert repr(EventLoop()) in ("<EventLoop running>", "<EventLoop stopped>")
+            with pyvirhost.open("test:///default"):
+                assert EventLoop().running in (True, False)
+
+    together(start_and_stop, ask, ask, ask)
+    EventLoop().stop()
+    assert not loop_threads()
+
+
+def test_a_thread_that_gets_the_number_of_the_loops_starts_it():
+    # The system gives it to the next thread, as a rule.
+    for _ in range(5):
+        EventLoop().start()
+        EventLoop().stop()
+        together(EventLoop().start)
+        assert EventLoop().running
+        EventLoop().stop()
 
 
 def test_opening_starts_a_loop_that_was_stopped(daemon, loop):
@@ -249,6 +282,38 @@ def test_callbacks_that_make_no_sense_change_nothing(daemon):
             connection.register_close_callback(lambda *_: None)
         connection.unregister_close_callback()
         connection.register_close_callback(lambda *_: None)
+
+
+def test_threads_register_callbacks_of_connections_of_their_own():
+    def work():
+        with pyvirhost.open("test:///default") as connection:
+            for _ in range(500):
+                connection.register_close_callback(print)
+                connection.unregister_close_callback()
+
+    together(*(work,) * 4)
+
+
+def test_of_the_threads_that_register_a_callback_one_succeeds(connection):
+    registered = []
+
+    def work():
+        for _ in range(300):
+            try:
+                connection.register_close_callback(print)
+            except pyvirhost.LibvirtError:
+                raise  # libvirt has been asked for a second one
+            except ValueError:
+                pass
+            else:
+                registered.append(True)
+                assert len(registered) == 1
+                registered.clear()
+                connection.unregister_close_callback()
+
+    together(*(work,) * 4)
+    connection.register_close_callback(print)
+    connection.unregister_close_callback()
 
 
 @pytest.mark.parametrize("with_loop", [False, True])

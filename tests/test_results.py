@@ -430,6 +430,11 @@ def test_a_model_that_is_not_utf_8_stays_the_same(connection):
     assert info.model == "\ufffd" * 31
 
 
+def test_a_model_that_fills_its_field_ends_there(connection):
+    restore, (_, _, *numbers) = connection.node_info().__reduce__()
+    assert restore(b"x" * 32, 2**64 - 1, *numbers).model == "x" * 32
+
+
 def test_versions_are_tuples_with_names():
     version = pyvirhost.Version(9, 0, 1)
     assert (version.major, version.minor, version.release) == version == (9, 0, 1)

@@ -4,15 +4,15 @@ import os
 import threading
 
 import pytest
-import trustme
+from authority import Authority
 from daemon import PASSWORD, USER, Daemon, wait_until
 
 import pyvirhost
 from pyvirhost import CredentialType
 
 FRED = pyvirhost.PasswordAuth(USER, PASSWORD)
-AUTHORITY = trustme.CA()
-STRANGER = trustme.CA()
+AUTHORITY = Authority("authority")
+STRANGER = Authority("stranger")
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,10 @@ def pki(tmp_path):
     def pki(trusted, signer):
         folder = tmp_path / f"pki{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        (folder / "cacert.pem").write_bytes(
-            b"".join([authority.cert_pem.bytes() for authority in trusted]))
+        (folder / "cacert.pem").write_text(
+            "".join(authority.certificate for authority in trusted))
         if signer is not None:
-            certificate = signer.issue_cert("client.example")
-            certificate.cert_chain_pems[0].write_to_path(folder / "clientcert.pem")
-            certificate.private_key_pem.write_to_path(folder / "clientkey.pem")
+            signer.issue("client.example", folder / "clientcert.pem", folder / "clientkey.pem")
         return folder
 
     return pki

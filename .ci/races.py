@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Run the tests that start threads under ThreadSanitizer: .ci/races.py FILE...
+
+The tests of the files that it is given run in several threads each. Before, a race is planted in a
+copy of the sources and has to be found. The interpreter has to be built with ThreadSanitizer, as
+`.ci/freethreaded-python --tsan` does.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "races"
+
+THREADS = [f"tests/test_{name}.py" for name in ("aio", "connection", "events", "faults")]
+# Many threads in one connection to a daemon, where libvirt before 10.4 has races of its own; and
+# counts of memory and thousands of openings, in which no two threads meet.
+NOT_THREADS = ["-k", "not (sixteen and (unix or tcp)) and not 2000_openings"]
+# Hypothesis takes more than a quarter of an hour for its own tables there.
+NOT_PARALLEL = ["-k", "not whatever"]
+
+# A call that counts itself out unguarded.
+SOUND = "        with cython.critical_section(self):\n            self.calls -= 1\n"
+FAULT = "        self.calls -= 1\n"
+PROGRAM = """
+import threading
+import pyvirhost
+connection = pyvirhost.open("test:///default")
+threads = [threading.Thread(target=lambda: [connection.node_info() for _ in range(200)])
+           for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def build(name, fault=False):
+    """Build the package into a folder of its own, which is returned."""
+    source, target = BUILD / name / "source", BUILD / name / "package"
+    for folder in ("include", "pyvirhost"):
+        shutil.copytree(ROOT / folder, source / folder,
+                        ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.so"))
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    if fault:
+        path = source / "pyvirhost" / "_connection.pyx"
+        text = path.read_text()
+        if SOUND not in text:
+            sys.exit(f"no place in {path} to plant a race, SOUND of {__file__} is out of date")
+        path.write_text(text.replace(SOUND, FAULT))
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", target, "build_ext",
+         "--build-lib", target, "--build-temp", BUILD / name / "temp", "--parallel=2",
+         "--sanitize=thread"],
+        cwd=source, check=True)
+    return target
+
+
+def run(package, *arguments):
+    """Run Python with that package and return its exit status and the races, each as its text."""
+    reports = BUILD / "reports"
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir()
+    suppressions = BUILD / "suppressions"
+    suppressions.write_text((ROOT / ".ci" / "tsan.supp").read_text()
+                            + Path(sys.base_prefix, "tsan.supp").read_text())
+    # libtsan calls the XDR functions that it finds at the start, long before libvirt brings
+    # libtirpc.
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env={
+            **os.environ, "PYTHONPATH": str(package), "PYTHONSAFEPATH": "1",
+            "LD_PRELOAD": "libtirpc.so.3",
+            "TSAN_OPTIONS": f"exitcode=0:log_path={reports}/race:suppressions={suppressions}"})
+    texts = [path.read_text(errors="replace") for path in sorted(reports.iterdir())]
+    return done.returncode, [race for text in texts for race in text.split("=" * 18 + "\n")
+                             if "WARNING: ThreadSanitizer" in race]
+
+
+def check(good, message):
+    if not good:
+        sys.exit(f"test-threads: {message}")
+    print(f"test-threads: {message.replace(' not', '')}", flush=True)
+
+
+def main():
+    os.chdir(ROOT)
+    shutil.rmtree(BUILD, ignore_errors=True)
+    status, races = run(build("fault", fault=True), "-c", PROGRAM)
+    check(status == 0 and any("Connection_leave" in race for race in races),
+          "the planted race was not found")
+    package = build("sound")
+    pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=900")
+    for arguments in ((*THREADS, *NOT_THREADS),
+                      ("--parallel-threads=4", *sys.argv[1:], *NOT_PARALLEL)):
+        status, races = run(package, *pytest, *arguments)
+        print(*races, sep="\n", end="", flush=True)
+        check(status == 0 and not races, "the threads did not pass")
+
+
+main()
