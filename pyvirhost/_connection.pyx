@@ -5,13 +5,13 @@ exception before anything else can run, and lets the connection go (`leave`). Th
 closed connection closes it.
 """
 
-import threading
-import weakref
+from _thread import TIMEOUT_MAX
 
 cimport cython
 cimport libvirt as lib
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.limits cimport UINT_MAX
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free
@@ -404,7 +404,7 @@ cdef int check_timeout(object timeout) except -1:
         return 0
     if not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number, not {type(timeout).__name__}")
-    if not 0 < timeout <= threading.TIMEOUT_MAX:
+    if not 0 < timeout <= TIMEOUT_MAX:
         raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
     return 0
 
@@ -441,13 +441,15 @@ cdef Connection connect(str uri, unsigned int flags, object auth):
     return new_connection(handle, [None] * FACTS)
 
 
-class Attempt(threading.Thread):
+class Attempt:
     # An open that somebody may stop waiting for.
 
     def __init__(self, uri, flags, auth):
-        super().__init__(name="pyvirhost-open", daemon=True)
+        from threading import Event, Thread
+
+        self.thread = Thread(target=self.run, name="pyvirhost-open", daemon=True)
         self.arguments = uri, flags, auth
-        self.ended = threading.Event()
+        self.ended = Event()
         self.abandoned = False
         self.connection = None
         self.error = None
@@ -474,7 +476,7 @@ class Attempt(threading.Thread):
 cdef Connection connect_within(object timeout, str uri, unsigned int flags, object auth):
     attempt = Attempt(uri, flags, auth)
     try:
-        attempt.start()
+        attempt.thread.start()
         ended = attempt.ended.wait(timeout)
     except BaseException:
         attempt.abandon()
@@ -1104,7 +1106,7 @@ cdef class Connection:
             granted = earlier not in close_callbacks
             if granted:
                 number = atomic_fetch_add(&close_callbacks_made, 1) + 1
-                close_callbacks[number] = weakref.ref(self)
+                close_callbacks[number] = PyWeakref_NewRef(self, None)
                 with cython.critical_section(self):
                     granted = not self.changing_callback and self.callback_number == earlier
                     if granted:

@@ -2,7 +2,7 @@
 
 import atexit
 import os
-import threading
+from _thread import RLock, get_ident
 
 cimport libvirt as lib
 
@@ -27,7 +27,7 @@ cdef extern from *:
 
 
 # All below is guarded by this lock.
-lock = threading.RLock()
+lock = RLock()
 # Not a cdef, which without the GIL could be freed under those who read it without the lock.
 thread = None
 loop_thread = None
@@ -67,7 +67,7 @@ cdef void run_pending() noexcept nogil:
 
 def run():
     global loop_thread
-    loop_thread = threading.get_ident()
+    loop_thread = get_ident()
     with nogil:
         while atomic_load(&wanted) and lib.virEventRunDefaultImpl() == 0:
             pass
@@ -97,8 +97,10 @@ cdef bint is_running():
 cdef object start_thread():
     global thread
     if atomic_load(&registered) == OURS and not is_running():
+        from threading import Thread  # costs as much as all the rest of a first reading
+
         atomic_store(&wanted, 1)
-        thread = threading.Thread(target=run, name="pyvirhost-events", daemon=True)
+        thread = Thread(target=run, name="pyvirhost-events", daemon=True)
         thread.start()
 
 
@@ -111,14 +113,14 @@ cdef object stop_thread(timeout):
         atomic_store(&wanted, 0)
         with nogil:
             lib.virEventAddTimeout(0, wake_up, NULL, NULL)
-        if stopped is not threading.current_thread():
+        if stopped.ident != get_ident():
             stopped.join(timeout)
 
 
 cdef bint in_loop():
     # A close callback may open and close connections, and must not wait for the lock: whoever
     # holds it may be waiting for the loop's thread.
-    return threading.get_ident() == loop_thread
+    return get_ident() == loop_thread
 
 
 cdef object keep_running():
@@ -204,7 +206,7 @@ def pause():
     # A thread that is inside the loop while the process forks would own it in the child for ever.
     global paused
     lock.acquire()
-    paused = is_running() and thread is not threading.current_thread()
+    paused = is_running() and thread.ident != get_ident()
     if paused:
         stop_thread(None)
 

@@ -284,36 +284,39 @@ def test_callbacks_that_make_no_sense_change_nothing(daemon):
         connection.register_close_callback(lambda *_: None)
 
 
+def ignore(connection, reason):
+    pass
+
+
 def test_threads_register_callbacks_of_connections_of_their_own():
     def work():
         with pyvirhost.open("test:///default") as connection:
-            for _ in range(500):
-                connection.register_close_callback(print)
+            for _ in range(1000):
+                connection.register_close_callback(ignore)
                 connection.unregister_close_callback()
 
     together(*(work,) * 4)
 
 
 def test_of_the_threads_that_register_a_callback_one_succeeds(connection):
+    turn = threading.Barrier(4, timeout=20)
     registered = []
 
     def work():
-        for _ in range(300):
+        for number in range(500):
+            turn.wait()
             try:
-                connection.register_close_callback(print)
+                connection.register_close_callback(ignore)
+                registered.append(number)
             except pyvirhost.LibvirtError:
                 raise  # libvirt has been asked for a second one
             except ValueError:
                 pass
-            else:
-                registered.append(True)
-                assert len(registered) == 1
-                registered.clear()
+            if turn.wait() == 0:
                 connection.unregister_close_callback()
 
     together(*(work,) * 4)
-    connection.register_close_callback(print)
-    connection.unregister_close_callback()
+    assert registered == list(range(500))
 
 
 @pytest.mark.parametrize("with_loop", [False, True])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 BUILD_TOOLS = ("cc", "pkg-config")
 TEST_TOOLS = (
     *BUILD_TOOLS, "bash", "libvirtd", "virsh", f"qemu-system-{platform.machine()}", "saslpasswd2",
-    "setpriv", "unshare",
+    "openssl", "setpriv", "unshare",
 )
 NO_LIBVIRT = {"PKG_CONFIG_LIBDIR": "/nowhere", "PKG_CONFIG_PATH": ""}
 EVERY_FOLDER = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
