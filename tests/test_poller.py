@@ -1,0 +1,892 @@
+"""Many hosts, some in trouble: each sample is its host's, and nobody waits for another's."""
+
+import contextlib
+import gc
+import math
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import resource_tracker
+
+import pytest
+from daemon import Daemon, wait_until
+from hostile import (
+    BROKEN,
+    CONNECTED,
+    FALL_SILENT,
+    GO_ON,
+    HANG_UP,
+    SENSELESS,
+    UNFINISHED,
+    Hostile,
+)
+from proxy import Proxy
+from test_leaks import in_use
+from test_snapshot import HANG
+
+import pyvirhost
+from pyvirhost._workers import Workers
+
+HERE = "test:///default"
+CONNECT_OPEN = 1
+# A daemon answers the CPU map by its ordinary workers only.
+ORDINARY = ("node_info", "cpu_map")
+
+
+@pytest.fixture(scope="module")
+def daemons():
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Daemon()) for _ in range(6)]
+
+
+@pytest.fixture
+def fleet(daemons):
+    """Six private daemons, also where the test before failed with one of them dead."""
+    for daemon in daemons:
+        if daemon.process.poll() is not None:
+            daemon.start()
+    return daemons
+
+
+@pytest.fixture
+def loose_ends():
+    """Fail when a thread of a poller, or a descriptor, is left behind."""
+    # The loop, and what starts processes, open theirs when they first do something.
+    with pyvirhost.EventLoop():
+        pass
+    pyvirhost.EventLoop().start()
+    resource_tracker.ensure_running()
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    wait_until(lambda: not threads(), "the poller's threads to end")
+    gc.collect()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the connections to close")
+
+
+pytestmark = [pytest.mark.usefixtures("loose_ends"),
+              pytest.mark.thread_unsafe(reason="counts the process's threads and descriptors")]
+
+
+def threads():
+    return [thread for thread in threading.enumerate()
+            if thread.name in ("pyvirhost-worker", "pyvirhost-clock")]
+
+
+class Record:
+    """Everything that a poller gives, taken by a thread; each sample is checked when it comes."""
+
+    def __init__(self, poller):
+        self.poller = poller
+        self.samples = []
+        self.wrong = []
+
+    def __enter__(self):
+        self.poller.__enter__()
+        self.thread = threading.Thread(target=self.take)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.poller.__exit__(*exception)
+        self.thread.join(10)
+        assert self.wrong == []
+
+    def take(self):
+        for sample in self.poller:
+            uri = self.poller.hosts.get(sample.host)
+            mislabelled = sample.snapshot is not None and uri not in (None, sample.snapshot.uri)
+            if mislabelled or (sample.snapshot is None) == (sample.error is None):
+                self.wrong.append(sample)
+            self.samples.append(sample)
+
+    def now(self):
+        """A mark: what came before it is not waited for."""
+        return len(self.samples)
+
+    def of(self, host, since=0):
+        return [sample for sample in self.samples[since:] if sample.host == host]
+
+    def wait(self, host, condition, what, since=None):
+        """Return the host's first sample since a mark, or from now on, that meets the condition."""
+        if since is None:
+            since = self.now()
+
+        def find():
+            return next(filter(condition, self.of(host, since)), None)
+
+        return wait_until(find, f"{what} of {host}", 30)
+
+    def good(self, host, times=1, since=None):
+        for _ in range(times):
+            found = self.wait(host, lambda sample: sample.snapshot, "a snapshot", since)
+            since = None
+        return found
+
+    def error(self, host, kind=pyvirhost.LibvirtError, since=None):
+        return self.wait(
+            host, lambda sample: isinstance(sample.error, kind), kind.__name__, since)
+
+
+def uris(daemons):
+    return {f"host{number}": daemon.test_uri for number, daemon in enumerate(daemons)}
+
+
+def kill(daemon):
+    daemon.process.kill()
+    daemon.process.wait(10)
+
+
+@contextlib.contextmanager
+def stopped(daemon):
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+# ---- hosts that are well ------------------------------------------------------------------------
+
+def test_every_host_has_one_sample_each_interval():
+    hosts = {f"host{number}": HERE for number in range(20)}
+    with pyvirhost.Poller(hosts, interval=0.5) as poller:
+        samples = [next(poller) for _ in range(100)]
+        assert poller.dropped == 0
+        skipped = sum(poller.overruns.values())
+    counts = {name: sum(sample.host == name for sample in samples) for name in hosts}
+    assert sum(counts.values()) == 100
+    # Neighbours may change places where the machine is busy.
+    assert max(counts.values()) - min(counts.values()) <= 1 + skipped
+    assert all(sample.snapshot.node_info.cpus == 16 for sample in samples)
+
+
+def test_turns_are_spread_over_the_interval():
+    with pyvirhost.Poller({f"host{number}": HERE for number in range(40)}, interval=4) as poller:
+        began = time.time()
+        times = sorted(next(poller).started_at - began for _ in range(40))
+    # A third of them in each third of the interval, as far as a busy machine keeps to it.
+    thirds = [sum(third <= at * 3 / 4 < third + 1 for at in times) for third in range(3)]
+    assert all(9 <= count <= 18 for count in thirds), thirds
+
+
+def test_rates_are_those_since_the_sample_before(daemon):
+    with pyvirhost.Poller({"qemu": daemon.qemu_uri}, interval=0.3) as poller:
+        first, second = next(poller), next(poller)
+    assert first.rates is None
+    assert second.rates == second.snapshot.rates(first.snapshot)
+    assert 0 <= second.rates.cpu.busy <= 1
+
+
+def test_samples_do_not_change_later(daemon):
+    with pyvirhost.Poller({"qemu": daemon.qemu_uri}, interval=0.1) as poller:
+        first = next(poller)
+        kept = pickle.dumps(first.snapshot)
+        for _ in range(4):
+            next(poller)
+        assert first.snapshot == pickle.loads(kept)
+
+
+def test_latest_gives_the_age_of_what_it_gives():
+    with pyvirhost.Poller({"here": HERE}, interval=3) as poller:
+        assert poller.latest() == {}
+        sample = next(poller)
+        least = time.time() - sample.started_at
+        latest, age = poller.latest()["here"]
+        assert latest is sample
+        assert least - 0.01 <= age <= time.time() - sample.started_at + 0.01
+        wait_until(lambda: poller.latest()["here"][1] > age + 0.2, "it to age")
+    assert poller.latest()["here"][0].host == "here"
+
+
+def test_hosts_come_and_go_while_it_runs():
+    with Record(pyvirhost.Poller([], interval=0.2)) as record:
+        poller = record.poller
+        assert poller.hosts == {}
+        poller.add("one", HERE)
+        record.good("one", 2)
+        poller.add("two", "test:///default?")
+        assert poller.hosts == {"one": HERE, "two": "test:///default?"}
+        record.wrong.clear()  # libvirt leaves the question mark out
+        record.good("one")
+        poller.remove("one")
+        since = record.now() + 1
+        record.good("two", 2)
+        assert record.of("one", since) == []
+        assert poller.latest().keys() == poller.overruns.keys() == {"two"}
+        record.wrong.clear()
+
+
+def test_what_was_not_taken_is_bounded_and_the_newest_stays():
+    with pyvirhost.Poller([HERE], interval=0.005) as poller:
+        wait_until(lambda: poller.dropped > 100, "samples to be dropped")
+        now = time.time()
+        backlog = 0
+        while next(poller).started_at < now:
+            backlog += 1
+    assert 0 < backlog <= 64
+
+
+def test_overruns_are_skipped_and_counted(fleet):
+    with Record(pyvirhost.Poller(uris(fleet[:2]), interval=0.2, timeout=60)) as record:
+        record.good("host0")
+        with stopped(fleet[0]):
+            since = record.now()
+            wait_until(lambda: record.poller.overruns["host0"] >= 5, "overruns")
+        late = record.wait("host0", lambda sample: sample.duration > 0.5, "the sample", since)
+        assert late.error is None
+        record.good("host0", 2)
+        record.good("host1")
+
+
+def test_samples_are_values():
+    sample = pyvirhost.poll_once({"a": HERE})["a"]
+    again = pickle.loads(pickle.dumps(sample))
+    assert again == sample
+    contents = sample.to_dict()
+    assert contents["snapshot"]["free_memory"] == 3145728
+    assert contents["error"] is contents["rates"] is None
+    with pytest.raises(AttributeError):
+        sample.host = "b"
+    bad = pyvirhost.poll_once({"a": "nonsense:///"})["a"]
+    assert str(pickle.loads(pickle.dumps(bad)).error) == str(bad.error)
+    assert bad.to_dict()["error"] == {
+        "type": type(bad.error).__name__, "message": str(bad.error)}
+    # Else it would keep the connection and the worker's frames.
+    assert bad.error.__traceback__ is bad.error.__context__ is None
+
+
+# ---- hosts in trouble ---------------------------------------------------------------------------
+
+def test_a_fleet_in_trouble(fleet):
+    dead, hung, back, bad, *well = fleet
+    with Hostile(bad) as hostile, Daemon(settings="max_workers = 1\nmin_workers = 1\n") as stuck:
+        hosts = {"dead": dead.test_uri, "hung": hung.test_uri, "back": back.test_uri,
+                 "bad": hostile.test_uri, "stuck": stuck.qemu_uri,
+                 "well0": well[0].test_uri, "well1": well[1].tcp_uri}
+        poller = pyvirhost.Poller(hosts, interval=1, fields=ORDINARY, keepalive=(2, 3))
+        with Record(poller) as record:
+            for name in hosts:
+                record.good(name)
+            with stuck_worker(stuck), stopped(hung):
+                since = record.now()
+                kill(dead)
+                kill(back)
+                back.start()
+                hostile.misbehave(BROKEN["noise"], HANG_UP)
+                record.error("dead", since=since)
+                record.error("back", pyvirhost.ConnectionLostError, since)
+                record.good("back")
+                record.error("bad", since=since)
+                record.good("bad")
+                silent = record.error("hung", pyvirhost.OperationTimeoutError, since)
+                assert "hung has not answered since" in str(silent.error)
+                again = record.error("stuck", pyvirhost.OperationTimeoutError)
+                later = record.error("stuck", pyvirhost.OperationTimeoutError)
+                assert later.started_at == again.started_at
+                assert later.duration > again.duration
+                # One thread for each that hangs, and no more.
+                assert len(threads()) <= 1 + 2 + 16 + 32
+                for name in ("well0", "well1"):
+                    record.good(name)
+            dead.start()
+            for name in hosts:
+                record.good(name, 2)
+            for name in ("well0", "well1"):
+                assert all(sample.error is None for sample in record.of(name))
+            assert poller.dropped == 0
+            # Nothing that came too late was taken for fresh.
+            assert all(sample.duration < 3 for sample in record.samples if sample.snapshot)
+
+
+@contextlib.contextmanager
+def stuck_worker(daemon):
+    """Let the daemon's only ordinary worker wait for an emulator that never answers."""
+    pid, emulator = daemon.home / "emulator.pid", daemon.home / "emulator"
+    emulator.write_text(HANG.format(pid=pid))
+    emulator.chmod(0o755)
+
+    def ask():
+        with pyvirhost.open(daemon.qemu_uri) as connection, contextlib.suppress(
+                pyvirhost.LibvirtError):
+            connection.compare_hypervisor_cpu(
+                "<cpu/>", emulator=str(emulator), arch="x86_64", virttype="qemu")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        wait_until(pid.exists, "the daemon's worker to start the emulator")
+        yield
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        thread.join(20)
+
+
+def test_a_late_result_is_thrown_away(fleet):
+    with Record(pyvirhost.Poller(uris(fleet[:1]), interval=0.4, keepalive=None)) as record:
+        record.good("host0")
+        with stopped(fleet[0]):
+            for _ in range(4):
+                error = record.error("host0", pyvirhost.OperationTimeoutError)
+        since = record.now()
+        record.good("host0", 2)
+        began = error.started_at
+        assert all(sample.started_at > began for sample in record.of("host0", since)
+                   if sample.snapshot)
+
+
+def test_a_host_that_hangs_keeps_one_thread_and_delays_nobody(fleet):
+    hung = {f"hung{number}": fleet[0].test_uri for number in range(40)}
+    well = {f"well{number}": fleet[1].test_uri for number in range(10)}
+    poller = pyvirhost.Poller(hung | well, interval=1, workers=2, max_connects=2, keepalive=None)
+    with Record(poller) as record:
+        for name in hung | well:
+            record.good(name, since=0)
+        with stopped(fleet[0]):
+            since = record.now()
+            for name in hung:
+                record.error(name, pyvirhost.OperationTimeoutError, since)
+            skipped = sum(poller.overruns[name] for name in well)
+            since, began = record.now(), time.monotonic()
+            for name in well:
+                record.good(name)
+            record.error("hung0")
+            # More than two threads for 40 hosts that hang, less than two for each.
+            assert 40 <= len(threads()) <= 40 + 2 + 2 + 1
+            intervals = time.monotonic() - began
+            assert sum(len(record.of(name, since)) for name in well) >= 10
+            assert sum(poller.overruns[name] for name in well) - skipped <= 10 * intervals / 2
+        since = record.now()
+        for name in hung:
+            record.good(name, since=since)
+
+
+def test_a_daemon_that_was_stopped_before_it_began(fleet):
+    with stopped(fleet[0]), Record(
+            pyvirhost.Poller(uris(fleet[:2]), interval=0.4)) as record:
+        record.error("host0", pyvirhost.OperationTimeoutError)
+        record.error("host0", pyvirhost.OperationTimeoutError)
+        record.good("host1")
+        fleet[0].process.send_signal(signal.SIGCONT)
+        record.good("host0")
+
+
+def test_keepalive_frees_a_call_to_a_server_that_is_silent(fleet):
+    with Record(pyvirhost.Poller(uris(fleet[:1]), interval=0.5, keepalive=(1, 2))) as record:
+        record.good("host0")
+        with stopped(fleet[0]):
+            call = record.error("host0", pyvirhost.OperationTimeoutError)
+            # The next attempt, which can only begin when the call has ended.
+            record.wait("host0", lambda sample: sample.started_at > call.started_at, "a sample")
+        record.good("host0")
+
+
+@pytest.mark.parametrize("interval", [0.5, 20])
+def test_a_restarted_daemon_is_back_within_an_interval(fleet, interval):
+    with Record(pyvirhost.Poller(uris(fleet[:1]), interval=interval)) as record:
+        record.good("host0", since=0)
+        since = record.now()
+        kill(fleet[0])
+        # At once, not at the host's next turn; a daemon that is back before that is still seen.
+        record.error("host0", pyvirhost.ConnectionLostError, since)
+        if interval == 0.5:
+            for _ in range(3):
+                record.error("host0")
+        since = record.now()
+        fleet[0].start()
+        up = time.time()
+        back = record.good("host0", since=since)
+        # With a turn's own time, on a busy machine.
+        assert back.started_at - up <= interval + 2
+        # The time without it is in no rates.
+        assert back.rates is None
+
+
+def test_attempts_to_connect_again_come_ever_more_rarely(fleet):
+    with Proxy(fleet[0]) as proxy:
+        proxy.cut_at = 6  # node_info
+        with Record(pyvirhost.Poller({"cut": proxy.test_uri}, interval=1)) as record:
+            record.error("cut")
+            for _ in range(5):
+                record.error("cut")
+            opened = proxy.calls.count(CONNECT_OPEN)
+            for _ in range(3):
+                record.error("cut")
+            assert proxy.calls.count(CONNECT_OPEN) - opened <= 4
+            # Attempts between the turns that fail are no samples.
+            assert opened > len(record.of("cut")) - 3
+            proxy.cut_at = None
+            record.good("cut")
+            assert record.of("cut")[-1].error is None
+
+
+@pytest.mark.parametrize("kind", [*BROKEN, *SENSELESS])
+def test_a_server_that_lies_spoils_its_own_samples_only(fleet, kind):
+    lie = {**BROKEN, **SENSELESS}[kind]
+    with Hostile(fleet[0]) as hostile:
+        hosts = {"liar": hostile.test_uri, "well": fleet[1].test_uri}
+        with Record(pyvirhost.Poller(
+                hosts, interval=0.25, fields=["node_info"], keepalive=(1, 2))) as record:
+            record.good("liar")
+            since = record.now()
+            hostile.misbehave(lie, HANG_UP if kind in BROKEN else GO_ON)
+            if kind in BROKEN:
+                record.error("liar", since=since)
+            else:  # which may be a wrong number, and nobody can tell
+                wait_until(hostile.misbehaved.is_set, "the lie")
+            record.good("liar")
+            record.good("well")
+            assert all(sample.error is None for sample in record.of("well"))
+
+
+def test_a_server_that_lies_from_the_beginning(fleet):
+    with Hostile(fleet[0]) as hostile:
+        hostile.misbehave(UNFINISHED["a huge body without its end"], FALL_SILENT, step=CONNECTED)
+        with Record(pyvirhost.Poller({"liar": hostile.test_uri}, interval=0.3)) as record:
+            record.error("liar", pyvirhost.OperationTimeoutError)
+            hostile.hang_up()
+            record.good("liar")
+
+
+def test_hosts_that_hang_have_one_thread_also_after_being_removed_and_added(fleet):
+    poller = pyvirhost.Poller(uris(fleet[:1]), interval=0.3, keepalive=None)
+    with Record(poller) as record:
+        record.good("host0")
+        with stopped(fleet[0]):
+            first = record.error("host0", pyvirhost.OperationTimeoutError)
+            count = len(threads())
+            for _ in range(5):
+                uri = poller.hosts["host0"]
+                poller.remove("host0")
+                poller.add("host0", uri)
+                again = record.error("host0", pyvirhost.OperationTimeoutError)
+                assert again.started_at == first.started_at
+            assert len(threads()) == count
+            poller.remove("host0")
+        wait_until(lambda: not poller._leaving, "the host to leave")
+        poller.add("host0", uri)
+        record.good("host0")
+
+
+def test_an_authenticator_that_fails_is_its_hosts_error(open_node, tmp_path):
+    path = tmp_path / "auth.xml"
+    path.write_text("<node><auth><user password='x'>fred</user></auth></node>")
+
+    def refuse(credentials):
+        raise SystemExit("no")
+
+    with Record(pyvirhost.Poller({"locked": f"test://{path}", "here": HERE}, interval=0.3,
+                                 auth=refuse)) as record:
+        assert str(record.error("locked", SystemExit).error) == "no"
+        record.error("locked", SystemExit)
+        record.good("here", 2)
+
+
+def test_200_connections_to_one_daemon_are_all_made():
+    # It lets no more than 20 be under way at a time.
+    with Daemon(settings="max_clients = 300\nmax_anonymous_clients = 20\n") as daemon:
+        hosts = {f"host{number}": daemon.test_uri for number in range(200)}
+        with pyvirhost.Poller(hosts, interval=4, timeout=60) as poller:
+            names = set()
+            for sample in poller:
+                assert sample.error is None
+                names.add(sample.host)
+                if len(names) == 200:
+                    break
+
+
+# ---- its end ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("moment", ["in a call", "between calls", "connecting"])
+def test_it_stops_at_once_also_when_hosts_hang(fleet, moment):
+    poller = pyvirhost.Poller(uris(fleet[:4]), interval=4 if moment == "between calls" else 0.3)
+    with contextlib.ExitStack() as hanging, Record(poller) as record:
+        if moment != "connecting":
+            for name in poller.hosts:
+                record.good(name, since=0)
+        for daemon in fleet[:4]:
+            hanging.enter_context(stopped(daemon))
+        if moment != "between calls":
+            since = record.now()
+            for name in poller.hosts:
+                record.error(name, pyvirhost.OperationTimeoutError, since)
+        began = time.monotonic()
+        poller.stop()
+        assert time.monotonic() - began < 3
+        record.thread.join(10)
+        assert not record.thread.is_alive()
+        poller.stop()
+
+
+def test_a_stopped_poller_says_so():
+    poller = pyvirhost.Poller([HERE], interval=0.1)
+    with poller:
+        next(poller)
+    for use in (iter, pyvirhost.Poller.start, lambda poller: poller.add("a", HERE),
+                lambda poller: poller.remove(HERE)):
+        with pytest.raises(RuntimeError, match="was stopped"):
+            use(poller)
+    assert list(zip(range(3), iter(lambda: next(poller, None), None), strict=False)) == []
+    assert poller.hosts == {HERE: HERE}
+    assert "stopped" in repr(poller)
+    never = pyvirhost.Poller([HERE])
+    never.stop()
+    with pytest.raises(RuntimeError), never:
+        pass
+
+
+def test_stopping_ends_every_iteration():
+    with pyvirhost.Poller([], interval=1) as poller:
+        waiting = [threading.Thread(target=list, args=(poller,)) for _ in range(5)]
+        for thread in waiting:
+            thread.start()
+    for thread in waiting:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_starting_and_stopping_leaves_nothing(fleet):
+    def cycle(times):
+        for _ in range(times):
+            with pyvirhost.Poller(uris(fleet), interval=0.05) as poller:
+                for _ in range(12):
+                    next(poller)
+
+    cycle(10)
+    wait_until(lambda: not threads(), "the threads to end")
+    memory, blocks, files = in_use()
+    cycle(40)
+    wait_until(lambda: not threads(), "the threads to end")
+    wait_until(lambda: in_use()[2] <= files, "the connections to close")
+    memory_now, blocks_now, _ = in_use()
+    # 240 connections of about 10 kB each would be seen.
+    assert memory_now - memory < 400_000
+    assert blocks_now - blocks < 2000
+
+
+# ---- signals and forks --------------------------------------------------------------------------
+
+class AlarmError(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def alarms(handler):
+    def handle(*_):
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.01))
+        handler()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_exceptions_of_signal_handlers_break_nothing():
+    armed = []
+
+    def interrupt():
+        if armed:
+            armed.clear()
+            raise AlarmError
+
+    hosts = {f"host{number}": HERE for number in range(10)}
+    with pyvirhost.Poller(hosts, interval=0.02) as poller:
+        taken = interrupted = 0
+        with alarms(interrupt):
+            while interrupted < 500 or taken < 500:
+                try:
+                    armed.append(True)
+                    next(poller)
+                    poller.latest()
+                    taken += 1
+                    armed.clear()
+                except AlarmError:
+                    interrupted += 1
+        for _ in range(100):
+            next(poller)
+
+
+def test_a_signal_handler_may_stop_it_at_any_moment():
+    for _ in range(10):
+        poller = pyvirhost.Poller({f"host{number}": HERE for number in range(10)}, interval=0.02)
+        began = time.monotonic()
+        with alarms(poller.stop):
+            with contextlib.suppress(RuntimeError):
+                for _ in poller:
+                    poller.latest()
+                    poller.add("more", HERE)
+                    poller.remove("more")
+            poller.stop()
+        assert time.monotonic() - began < 20
+
+
+def run(program, *arguments, status=0, deadly=None):
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    first = process.stdout.readline() if deadly else ""
+    if deadly:
+        process.send_signal(deadly)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (status, "")
+    return first + out
+
+
+@pytest.mark.parametrize("deadly", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_ends_by_a_signal(fleet, deadly):
+    with stopped(fleet[0]):
+        assert run("""
+            import signal, sys
+            import pyvirhost
+
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+            try:
+                with pyvirhost.Poller({"hung": sys.argv[1], "here": "test:///default"},
+                                      interval=0.2) as poller:
+                    for sample in poller:
+                        if sample.host == "hung":
+                            print("hung", flush=True)
+            except KeyboardInterrupt:
+                sys.exit(7)
+        """, fleet[0].test_uri, status=7, deadly=deadly).startswith("hung\n")
+
+
+def test_a_program_may_end_without_stopping_it(fleet):
+    assert run("""
+        import sys
+        import pyvirhost
+
+        poller = pyvirhost.Poller({"one": sys.argv[1], "here": "test:///default"}, interval=0.05)
+        for _, sample in zip(range(20), poller):
+            assert sample.error is None
+        print("end")
+    """, fleet[0].test_uri) == "end\n"
+
+
+def in_child(function):
+    """Run it in a forked child and return the exit status, 0 where it returned True."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if function() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_poller_that_was_not_started_works_in_a_child(fleet):
+    poller = pyvirhost.Poller(uris(fleet[:2]), interval=0.1)
+
+    def poll():
+        with poller:
+            return all(next(poller).snapshot is not None for _ in range(6))
+
+    assert in_child(poll) == 0
+    assert poll()
+
+
+def test_a_poller_that_runs_is_refused_in_a_child(fleet):
+    with Record(pyvirhost.Poller(uris(fleet[:2]), interval=0.2)) as record:
+        record.good("host0")
+        poller = record.poller
+
+        def refuses():
+            for use in (next, iter, pyvirhost.Poller.latest, pyvirhost.Poller.start,
+                        lambda poller: poller.hosts, lambda poller: poller.overruns,
+                        lambda poller: poller.add("a", HERE), lambda poller: poller.remove("a")):
+                with pytest.raises(RuntimeError, match="forked"):
+                    use(poller)
+            poller.stop()
+            with pyvirhost.Poller([HERE], interval=0.1) as own:
+                return next(own).snapshot is not None
+
+        for _ in range(5):
+            assert in_child(refuses) == 0
+        record.good("host0", 2)
+        record.good("host1")
+        assert all(sample.error is None for sample in record.samples)
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("changes", "kind", "message"), [
+    ({"hosts": HERE}, TypeError, "hosts must be a mapping or an iterable of str, not a str"),
+    ({"hosts": 5}, TypeError, "not iterable"),
+    ({"hosts": [HERE, HERE]}, ValueError, "hosts has 'test:///default' twice"),
+    ({"hosts": {"a": None}}, TypeError, r"URI must be a str, not NoneType \(host 'a'\)"),
+    ({"hosts": {1: HERE}}, TypeError, "name must be a str, not int"),
+    ({"hosts": [b"x"]}, TypeError, "name must be a str, not bytes"),
+    ({"interval": 0}, ValueError, "interval must be more than 0 seconds, not 0"),
+    ({"interval": -1}, ValueError, "interval"),
+    ({"interval": math.nan}, ValueError, "interval"),
+    ({"interval": math.inf}, ValueError, "interval"),
+    ({"interval": "5"}, TypeError, "interval must be a number, not str"),
+    ({"timeout": 0}, ValueError, "timeout must be more than 0 seconds"),
+    ({"timeout": "5"}, TypeError, "timeout must be a number"),
+    ({"workers": 0}, ValueError, "workers must be at least 1, not 0"),
+    ({"workers": 1.5}, TypeError, "workers must be an int, not float"),
+    ({"max_connects": 0}, ValueError, "max_connects must be at least 1"),
+    ({"fields": []}, ValueError, "fields must not be empty"),
+    ({"fields": "node_info"}, TypeError, "fields must be an iterable of str, not a str"),
+    ({"fields": ["node_info", "load"]}, ValueError, "'load' is no field of a snapshot"),
+    ({"keepalive": 5}, TypeError, "keepalive must be a tuple"),
+    ({"keepalive": (0, 3)}, ValueError, "keepalive's interval must be at least 1 second, not 0"),
+    ({"keepalive": (5, -1)}, ValueError, "keepalive's count"),
+    ({"keepalive": (5, "3")}, TypeError, "str"),
+    ({"page_sizes": []}, ValueError, "page_sizes must not be empty"),
+    ({"page_sizes": [0]}, ValueError, "more than 0 KiB"),
+    ({"page_sizes": ["4"]}, TypeError, "str"),
+    ({"auth": 5}, TypeError, "auth must be callable, not int"),
+])
+def test_bad_input_is_refused_before_anything_is_done(changes, kind, message):
+    for call, extra in ((pyvirhost.Poller, {}), (pyvirhost.poll_once, {"timeout": 5})):
+        if call is pyvirhost.poll_once and "interval" in changes:
+            continue
+        with pytest.raises(kind, match=message):
+            call(**{"hosts": [HERE], **extra, **changes})
+    assert not threads()
+
+
+def test_bad_hosts_change_nothing():
+    poller = pyvirhost.Poller({"one": HERE})
+    with pytest.raises(ValueError, match="there is a host 'one' already"):
+        poller.add("one", "test:///other")
+    with pytest.raises(TypeError, match="URI must be a str"):
+        poller.add("two", None)
+    with pytest.raises(KeyError, match="there is no host 'two'"):
+        poller.remove("two")
+    assert poller.hosts == {"one": HERE}
+    poller.remove("one")
+    assert poller.hosts == {}
+    assert poller.latest() == {}
+
+
+# ---- one sweep ----------------------------------------------------------------------------------
+
+def test_a_sweep_reads_each_host_once(fleet):
+    hosts = uris(fleet)
+    samples = pyvirhost.poll_once(hosts)
+    assert list(samples) == list(hosts)
+    assert {name: sample.snapshot.uri for name, sample in samples.items()} == hosts
+    assert pyvirhost.poll_once([]) == {}
+
+
+def test_a_sweep_ends_at_its_deadline(fleet):
+    with stopped(fleet[0]):
+        samples = pyvirhost.poll_once(uris(fleet[:3]), timeout=1)
+    assert isinstance(samples["host0"].error, pyvirhost.OperationTimeoutError)
+    assert samples["host0"].duration >= 1
+    assert samples["host1"].error is samples["host2"].error is None
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_a_sweep_by_an_executor_keeps_its_connections(fleet, kind):
+    with Proxy(fleet[0]) as proxy:
+        hosts = {"one": proxy.test_uri, "two": fleet[1].test_uri, "bad": "nonsense:///"}
+        executor = ThreadPoolExecutor(4) if kind == "threads" else ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"))
+        with executor:
+            for _ in range(3):
+                samples = pyvirhost.poll_once(hosts, 60, executor=executor,
+                                              auth=pyvirhost.PasswordAuth("a", "b"))
+                assert list(samples) == list(hosts)
+                assert samples["one"].snapshot.uri == proxy.test_uri
+                assert samples["two"].snapshot.uri == fleet[1].test_uri
+                assert isinstance(samples["bad"].error, pyvirhost.LibvirtError)
+        assert proxy.calls.count(CONNECT_OPEN) == 1
+        close_kept()
+
+
+def close_kept():
+    from pyvirhost import sweep
+
+    for kept in sweep._kept.values():
+        kept.reader.close()
+    sweep._kept.clear()
+
+
+def test_an_executors_tasks_never_share_a_connection_at_a_time(fleet):
+    with ThreadPoolExecutor(4) as executor:
+        try:
+            assert pyvirhost.poll_once(uris(fleet[:1]), executor=executor)["host0"].snapshot
+            with stopped(fleet[0]):
+                for _ in range(2):
+                    sample = pyvirhost.poll_once(uris(fleet[:1]), 0.5, executor=executor)["host0"]
+                    assert isinstance(sample.error, pyvirhost.OperationTimeoutError)
+            wait_until(lambda: pyvirhost.poll_once(
+                uris(fleet[:1]), 5, executor=executor)["host0"].snapshot, "the host to be back")
+        finally:
+            close_kept()
+
+
+def test_kept_connections_are_not_those_of_a_forked_child(fleet):
+    with ThreadPoolExecutor(1) as executor:
+        first = pyvirhost.poll_once(uris(fleet[:1]), 30, executor=executor)["host0"]
+        assert first.snapshot
+
+    def again():
+        with ThreadPoolExecutor(1) as executor:
+            return pyvirhost.poll_once(uris(fleet[:1]), 30, executor=executor)["host0"].snapshot
+
+    assert in_child(lambda: again() is not None) == 0
+    assert again()
+    close_kept()
+
+
+def test_kept_connections_that_nobody_uses_are_closed(fleet, monkeypatch):
+    before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(1) as executor:
+        assert pyvirhost.poll_once(uris(fleet[:3]), 30, executor=executor)["host0"].snapshot
+        monkeypatch.setattr("pyvirhost.sweep._KEPT", 0.0)
+        pyvirhost.poll_once({"here": HERE}, 30, executor=executor)
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the connections to close")
+    close_kept()
+
+
+# ---- workers ------------------------------------------------------------------------------------
+
+def test_no_more_workers_than_there_may_be_but_for_those_set_aside():
+    lock = threading.RLock()
+    workers = Workers(2, lock)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def job():
+        begun.release()
+        go_on.wait(30)
+
+    def begun_now():
+        count = 0
+        while begun.acquire(timeout=0.2):
+            count += 1
+        return count
+
+    with lock:
+        for _ in range(6):
+            workers.do(job)
+    assert begun_now() == 2
+    with lock:
+        workers.set_aside(time.monotonic())
+    assert begun_now() == 2
+    assert len(workers.threads) == 2
+    go_on.set()
+    assert begun_now() == 2
+    wait_until(lambda: len(threads()) <= 2, "those without a place to end")
+    with lock:
+        workers.do(job)
+    assert begun.acquire(timeout=10)
+    with lock:
+        workers.end()
