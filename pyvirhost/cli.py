@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 import pyvirhost
-from pyvirhost.commands import COMMANDS, WORDS, Command, Row, number, seconds
+from pyvirhost.commands import COMMANDS, WORDS, Command, Row, positive, seconds
 from pyvirhost.fleet import PARALLEL, Answer, Fleet, Session
 from pyvirhost.hosts import (
     KEEPALIVE,
@@ -281,14 +281,6 @@ def keepalive(text: str) -> tuple[int, int] | None:
         return keepalive_value(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}, not {text!r}") from None
-
-
-def positive(text: str) -> int:
-    """Return a number that is more than 0."""
-    value = number(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return value
 
 
 def sentence(text: str) -> str:
