@@ -40,6 +40,15 @@ def take(poller, seconds):
     raise AssertionError("the poller has stopped")
 
 
+def drain(poller, seconds):
+    """Take the samples of the next so many seconds and return how many they were."""
+    end = time.monotonic() + seconds
+    for count, _ in enumerate(poller, 1):
+        if time.monotonic() > end:
+            return count
+    raise AssertionError("the poller has stopped")
+
+
 def settle(poller, intervals=2.5):
     """Let every host be connected."""
     take(poller, INTERVAL * intervals)
@@ -144,7 +153,7 @@ def memory(seconds):
             polled = 0
             for _ in range(10):
                 readings.append(resident())
-                polled += len(take(poller, seconds / 10))
+                polled += drain(poller, seconds / 10)
             readings.append(resident())
     growth = readings[-1] - readings[len(readings) // 2]
     print("  KiB resident:", *readings)

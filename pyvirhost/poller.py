@@ -101,6 +101,9 @@ class Poller:
     A host that could not be read is connected anew: soon, then after ever longer waits, and in any
     case at its turn in each interval. So a daemon that was restarted is back within one interval.
 
+    Keepalive begins with the connection. A host whose power fails while it is being connected over
+    TCP is left alone until the system gives that connection up, and TCP may never.
+
     Methods may be called by any thread. After a fork, a poller that runs is of no use in the child;
     one that was not started yet can be started there.
 

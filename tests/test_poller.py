@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -224,6 +225,13 @@ def test_hosts_come_and_go_while_it_runs():
         record.wrong.clear()
 
 
+def test_no_sample_of_a_host_comes_after_it_was_removed():
+    with pyvirhost.Poller({"gone": HERE, "here": HERE.rstrip("/")}, interval=0.02) as poller:
+        wait_until(lambda: poller.latest().keys() == {"gone", "here"}, "samples of both")
+        poller.remove("gone")
+        assert {next(poller).host for _ in range(20)} == {"here"}
+
+
 def test_what_was_not_taken_is_bounded_and_the_newest_stays():
     with pyvirhost.Poller([HERE], interval=0.005) as poller:
         wait_until(lambda: poller.dropped > 100, "samples to be dropped")
@@ -391,12 +399,14 @@ def test_keepalive_frees_a_call_to_a_server_that_is_silent(fleet):
 @pytest.mark.parametrize("interval", [0.5, 20])
 def test_a_restarted_daemon_is_back_within_an_interval(fleet, interval):
     with Record(pyvirhost.Poller(uris(fleet[:1]), interval=interval)) as record:
-        record.good("host0", since=0)
+        first = record.good("host0", since=0)
         since = record.now()
         kill(fleet[0])
-        # At once, not at the host's next turn; a daemon that is back before that is still seen.
-        record.error("host0", pyvirhost.ConnectionLostError, since)
-        if interval == 0.5:
+        lost = record.error("host0", pyvirhost.ConnectionLostError, since)
+        if interval == 20:
+            # At once, not at its next turn: else one that is back sooner would go unnoticed.
+            assert lost.started_at - first.started_at < 15
+        else:
             for _ in range(3):
                 record.error("host0")
         since = record.now()
@@ -500,6 +510,32 @@ def test_200_connections_to_one_daemon_are_all_made():
                 names.add(sample.host)
                 if len(names) == 200:
                     break
+
+
+def test_no_more_are_connected_at_a_time_than_there_may_be(tmp_path):
+    path = str(tmp_path / "silent")
+    hosts = {f"host{number}": f"test+unix:///default?socket={path}" for number in range(10)}
+    accepted = []
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen()
+        silent.settimeout(1)
+        # They keep their places for a twentieth of the time, which is three seconds.
+        sweep = threading.Thread(
+            target=pyvirhost.poll_once, args=(hosts, 60), kwargs={"max_connects": 2})
+        sweep.start()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                accepted.append(silent.accept()[0])
+        first = len(accepted)
+        silent.settimeout(20)
+        accepted.append(silent.accept()[0])
+    # Closed, it refuses all others.
+    for connection in accepted:
+        connection.close()
+    sweep.join(30)
+    assert not sweep.is_alive()
+    assert first == 2
 
 
 # ---- its end ------------------------------------------------------------------------------------
@@ -618,6 +654,27 @@ def test_exceptions_of_signal_handlers_break_nothing():
             next(poller)
 
 
+class Alarming(str):
+    """A name at whose use a signal comes."""
+
+    __slots__ = ()
+
+    def __hash__(self):
+        signal.raise_signal(signal.SIGALRM)
+        return super().__hash__()
+
+
+def test_a_signal_handler_may_stop_it_in_the_middle_of_a_call():
+    before = signal.signal(signal.SIGALRM, lambda *_: poller.stop())
+    try:
+        with pyvirhost.Poller([HERE], interval=0.02) as poller:
+            next(poller)
+            poller.add(Alarming("more"), HERE)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "stopped" in repr(poller)
+
+
 def test_a_signal_handler_may_stop_it_at_any_moment():
     for _ in range(10):
         poller = pyvirhost.Poller({f"host{number}": HERE for number in range(10)}, interval=0.02)
@@ -681,6 +738,7 @@ def in_child(function):
     pid = os.fork()
     if pid == 0:
         status = 1
+        signal.alarm(60)
         try:
             status = 0 if function() else 2
         finally:
@@ -820,13 +878,16 @@ def close_kept():
 
 
 def test_an_executors_tasks_never_share_a_connection_at_a_time(fleet):
-    with ThreadPoolExecutor(4) as executor:
+    with ThreadPoolExecutor(2) as executor:
         try:
             assert pyvirhost.poll_once(uris(fleet[:1]), executor=executor)["host0"].snapshot
             with stopped(fleet[0]):
-                for _ in range(2):
+                for _ in range(3):
                     sample = pyvirhost.poll_once(uris(fleet[:1]), 0.5, executor=executor)["host0"]
                     assert isinstance(sample.error, pyvirhost.OperationTimeoutError)
+                # It keeps one of the executor's workers, not both.
+                other = pyvirhost.poll_once([fleet[1].test_uri], 10, executor=executor)
+                assert other[fleet[1].test_uri].snapshot
             wait_until(lambda: pyvirhost.poll_once(
                 uris(fleet[:1]), 5, executor=executor)["host0"].snapshot, "the host to be back")
         finally:
