@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 import time
+from argparse import Namespace
 from contextlib import contextmanager
 from itertools import islice
 
@@ -14,10 +15,18 @@ from command import COMMAND, ROOT, run
 from daemon import wait_until
 
 import pyvirhost
+from pyvirhost.hosts import Host
+from pyvirhost.stream import groups_of
 
 TEST = "test:///default"
 FIELDS = ",".join(pyvirhost.ALL)
 KIB = 1024
+
+
+@pytest.fixture(autouse=True)
+def no_wishes(monkeypatch):
+    """Let Python keep back what is not flushed, whatever a CI says."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
 
 @contextmanager
@@ -112,6 +121,17 @@ def test_count_is_of_each_host(daemon, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     names = [json.loads(line)["host"] for line in done.stdout.splitlines()]
     assert sorted(names) == ["one"] * 3 + ["two"] * 3
+
+
+def test_each_host_has_the_timeout_and_keepalive_of_the_hosts_file():
+    hosts = [Host("one", TEST), Host("two", TEST, timeout=3.0, keepalive=None),
+             Host("three", TEST, timeout=3.0), Host("four", "test:///four")]
+    arguments = Namespace(interval=5.0, parallel=7)
+    groups = groups_of(hosts, ("free_memory",), arguments)
+    assert [(group["hosts"], group["timeout"], group["keepalive"]) for group in groups] == [
+        ({"one": TEST, "four": "test:///four"}, 5.0, (5, 3)), ({"two": TEST}, 3.0, None),
+        ({"three": TEST}, 3.0, (5, 3))]
+    assert {(group["workers"], group["fields"]) for group in groups} == {(7, ("free_memory",))}
 
 
 def test_a_host_that_fails_has_its_error_and_the_others_their_samples(tmp_path):
