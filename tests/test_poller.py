@@ -709,6 +709,8 @@ def test_a_program_ends_by_a_signal(fleet, deadly):
             import signal, sys
             import pyvirhost
 
+            # A suite that a shell runs in the background hands down that SIGINT is ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
             try:
                 with pyvirhost.Poller({"hung": sys.argv[1], "here": "test:///default"},
