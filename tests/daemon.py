@@ -1,5 +1,6 @@
 """libvirt daemons of the suite's own: started by it, stopped by their process id."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,6 +10,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+import pyvirhost
 
 NOBODY = 65534
 # Distributions differ in whether an ordinary user's PATH has these folders.
@@ -30,6 +33,16 @@ auth_tls = "{auth}"
 ca_file = "{home}/tls/cacert.pem"
 cert_file = "{home}/tls/servercert.pem"
 key_file = "{home}/tls/serverkey.pem"
+"""
+
+# Settings of a daemon that `stuck_worker` can keep from answering all but what is urgent.
+ONE_WORKER = "max_workers = 1\nmin_workers = 1\n"
+
+HANG = """\
+#!/bin/sh
+echo $$ >{pid}.new
+mv {pid}.new {pid}
+exec sleep 1000
 """
 
 SASL = """\
@@ -187,3 +200,36 @@ class Daemon:
     def qemu_uri(self):
         path = "system" if self.privileged else "session"
         return f"qemu+unix:///{path}?socket={self.socket}"
+
+
+@contextlib.contextmanager
+def stopped(daemon):
+    """Let the daemon do nothing until the end of the block."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def stuck_worker(daemon):
+    """Let the daemon's only ordinary worker wait for an emulator that never answers."""
+    pid, emulator = daemon.home / "emulator.pid", daemon.home / "emulator"
+    emulator.write_text(HANG.format(pid=pid))
+    emulator.chmod(0o755)
+
+    def ask():
+        with pyvirhost.open(daemon.qemu_uri) as connection, contextlib.suppress(
+                pyvirhost.LibvirtError):
+            connection.compare_hypervisor_cpu(
+                "<cpu/>", emulator=str(emulator), arch="x86_64", virttype="qemu")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        wait_until(pid.exists, "the daemon's worker to start the emulator")
+        yield
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        thread.join(20)

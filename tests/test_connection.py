@@ -5,14 +5,13 @@ import gc
 import multiprocessing
 import os
 import pickle
-import signal
 import socket
 import threading
 import weakref
 from pathlib import Path
 
 import pytest
-from daemon import wait_until
+from daemon import stopped, wait_until
 
 import pyvirhost
 from pyvirhost import constants
@@ -246,16 +245,6 @@ def test_handles_share_what_the_server_taught(proxy):
             proxy.clear()
             second.cpu_stats()
             assert len(proxy.calls) == 1
-
-
-@contextlib.contextmanager
-def stopped(daemon):
-    """Let the daemon do nothing until the end of the block."""
-    daemon.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        daemon.process.send_signal(signal.SIGCONT)
 
 
 def test_close_never_frees_under_a_running_call(proxy):

@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import resource_tracker
 
 import pytest
-from daemon import Daemon, wait_until
+from daemon import ONE_WORKER, Daemon, stopped, stuck_worker, wait_until
 from hostile import (
     BROKEN,
     CONNECTED,
@@ -31,7 +31,6 @@ from hostile import (
 )
 from proxy import Proxy
 from test_leaks import in_use
-from test_snapshot import HANG
 
 import pyvirhost
 from pyvirhost._workers import Workers
@@ -143,15 +142,6 @@ def uris(daemons):
 def kill(daemon):
     daemon.process.kill()
     daemon.process.wait(10)
-
-
-@contextlib.contextmanager
-def stopped(daemon):
-    daemon.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        daemon.process.send_signal(signal.SIGCONT)
 
 
 # ---- hosts that are well ------------------------------------------------------------------------
@@ -275,7 +265,7 @@ def test_samples_are_values():
 
 def test_a_fleet_in_trouble(fleet):
     dead, hung, back, bad, *well = fleet
-    with Hostile(bad) as hostile, Daemon(settings="max_workers = 1\nmin_workers = 1\n") as stuck:
+    with Hostile(bad) as hostile, Daemon(settings=ONE_WORKER) as stuck:
         hosts = {"dead": dead.test_uri, "hung": hung.test_uri, "back": back.test_uri,
                  "bad": hostile.test_uri, "stuck": stuck.qemu_uri,
                  "well0": well[0].test_uri, "well1": well[1].tcp_uri}
@@ -312,29 +302,6 @@ def test_a_fleet_in_trouble(fleet):
             assert poller.dropped == 0
             # Nothing that came too late was taken for fresh.
             assert all(sample.duration < 3 for sample in record.samples if sample.snapshot)
-
-
-@contextlib.contextmanager
-def stuck_worker(daemon):
-    """Let the daemon's only ordinary worker wait for an emulator that never answers."""
-    pid, emulator = daemon.home / "emulator.pid", daemon.home / "emulator"
-    emulator.write_text(HANG.format(pid=pid))
-    emulator.chmod(0o755)
-
-    def ask():
-        with pyvirhost.open(daemon.qemu_uri) as connection, contextlib.suppress(
-                pyvirhost.LibvirtError):
-            connection.compare_hypervisor_cpu(
-                "<cpu/>", emulator=str(emulator), arch="x86_64", virttype="qemu")
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        wait_until(pid.exists, "the daemon's worker to start the emulator")
-        yield
-    finally:
-        os.kill(int(pid.read_text()), signal.SIGKILL)
-        thread.join(20)
 
 
 def test_a_late_result_is_thrown_away(fleet):

@@ -1,6 +1,5 @@
 """Many readings in one go: the same values, in as few round trips, and no field spoils another."""
 
-import contextlib
 import os
 import pickle
 import signal
@@ -8,7 +7,7 @@ import threading
 import time
 
 import pytest
-from daemon import Daemon, wait_until
+from daemon import ONE_WORKER, Daemon, stuck_worker, wait_until
 from hostile import longs, numbers, stats
 
 import pyvirhost
@@ -21,13 +20,6 @@ FOUR = ("cpu_stats", "memory_stats", "free_memory", "node_info")
 # What the test driver has.
 HAS = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "free_memory", "cells_free_memory",
        "free_pages")
-
-HANG = """\
-#!/bin/sh
-echo $$ >{pid}.new
-mv {pid}.new {pid}
-exec sleep 1000
-"""
 
 
 def alone(connection, name):
@@ -215,29 +207,10 @@ def test_another_number_of_fields_is_noticed(proxy):
 # ---- hosts in trouble ---------------------------------------------------------------------------
 
 def test_a_host_whose_ordinary_workers_are_all_stuck_still_answers():
-    with Daemon(settings="max_workers = 1\nmin_workers = 1\n") as daemon:
-        pid, emulator = daemon.home / "emulator.pid", daemon.home / "emulator"
-        emulator.write_text(HANG.format(pid=pid))
-        emulator.chmod(0o755)
-
-        def ask():
-            with pyvirhost.open(daemon.qemu_uri) as connection, contextlib.suppress(
-                    pyvirhost.LibvirtError):
-                connection.compare_hypervisor_cpu(
-                    "<cpu/>", emulator=str(emulator), arch="x86_64", virttype="qemu")
-
-        thread = threading.Thread(target=ask)
-        with pyvirhost.open(daemon.qemu_uri) as connection:
-            thread.start()
-            wait_until(pid.exists, "the daemon's worker to start the emulator")
-            try:
-                # An ordinary worker would let this wait until the bound on every test.
-                snapshot = connection.snapshot()
-                assert not snapshot.errors
-                assert thread.is_alive()
-            finally:
-                os.kill(int(pid.read_text()), signal.SIGKILL)
-            thread.join(20)
+    with (Daemon(settings=ONE_WORKER) as daemon, pyvirhost.open(daemon.qemu_uri) as connection,
+          stuck_worker(daemon)):
+        # An ordinary worker would let this wait until the bound on every test.
+        assert not connection.snapshot().errors
 
 
 def test_a_connection_lost_in_between_keeps_what_was_read(proxy):
