@@ -805,8 +805,8 @@ cdef class Connection:
         with cython.critical_section(self):
             number = self.callback_number
             self.callback_number = 0
-            # Kept until the section is left: a finaliser of it can run any Python.
-            _forgotten, self.callback = self.callback, None
+            forgotten, self.callback = self.callback, None
+        del forgotten  # only now, since its finaliser can run any Python
         return number != 0 and close_callbacks.pop(number, None) is not None
 
     def close(self):
@@ -1095,7 +1095,8 @@ cdef class Connection:
         ``virConnectRegisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
         """
         cdef lib.virConnectPtr handle
-        cdef uintptr_t earlier, number
+        cdef uintptr_t earlier
+        cdef uintptr_t number = atomic_fetch_add(&close_callbacks_made, 1) + 1
         cdef bint granted
         cdef int result
         check_callback(callback, 2, "callback")
@@ -1105,14 +1106,15 @@ cdef class Connection:
                 earlier = self.callback_number
             granted = earlier not in close_callbacks
             if granted:
-                number = atomic_fetch_add(&close_callbacks_made, 1) + 1
                 close_callbacks[number] = PyWeakref_NewRef(self, None)
+                forgotten = callback
                 with cython.critical_section(self):
                     granted = not self.changing_callback and self.callback_number == earlier
                     if granted:
                         self.changing_callback = True
                         self.callback_number = number
-                        _forgotten, self.callback = self.callback, callback
+                        forgotten, self.callback = self.callback, callback
+                del forgotten  # only now, since its finaliser can run any Python
                 if not granted:
                     del close_callbacks[number]
             if not granted:
