@@ -623,7 +623,9 @@ cdef tuple page_sizes_of(str capabilities):
         pages = ElementTree.fromstring(capabilities).findall("host/cpu/pages")
     except ElementTree.ParseError:
         return ()
-    sizes = [int(page.get("size")) for page in pages if page.get("size", "").isdecimal()]
+    texts = [page.get("size", "") for page in pages]
+    # Python refuses to read a number of thousands of digits, which only a server in error sends.
+    sizes = [int(text) for text in texts if text.isdecimal() and len(text) <= 10]
     return tuple([size for size in sizes if 0 < size <= UINT_MAX][:MAX_PAGE_SIZES])
 
 

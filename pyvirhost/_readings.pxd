@@ -169,6 +169,8 @@ cdef inline int read_cpu_map(lib.virConnectPtr handle, OnlineCPUs *cpus,
     # libvirt does not tell the bitmap's size, nor hold what a server sent against the number of
     # CPUs.
     if (<size_t>cpus.present + 7) // 8 > malloc_usable_size(cpus.bits):
+        free(cpus.bits)
+        cpus.bits = NULL
         return SHORT_MAP
     return READ
 
@@ -177,7 +179,7 @@ cdef inline int number_online_cpus(const OnlineCPUs *cpus, Table *table) noexcep
     cdef int cpu
     free(table.numbers)
     table.rows = 0
-    table.numbers = <int *>malloc((cpus.present + 1) * sizeof(int))
+    table.numbers = <int *>malloc((<size_t>cpus.present + 1) * sizeof(int))
     if table.numbers is NULL:
         return NO_MEMORY
     for cpu in range(cpus.present):
@@ -240,7 +242,7 @@ cdef inline int number_cells(int cells, Table *table) noexcept nogil:
     cdef int cell
     free(table.numbers)
     table.rows = cells
-    table.numbers = <int *>malloc((cells + 1) * sizeof(int))
+    table.numbers = <int *>malloc((<size_t>cells + 1) * sizeof(int))
     if table.numbers is NULL:
         return NO_MEMORY
     for cell in range(cells):
@@ -436,10 +438,14 @@ cdef inline int read_field(lib.virConnectPtr handle, Readings *readings, int fie
 
 cdef inline void read_all(lib.virConnectPtr handle, Readings *readings) noexcept nogil:
     cdef int field
+    cdef lib.virErrorPtr refusal
     for field in range(<int>FIELD_COUNT):
         if readings.wanted >> field & 1:
             readings.outcomes[field] = read_field(handle, readings, field)
             if readings.outcomes[field] == REFUSED:
-                readings.refusals[field] = lib.virSaveLastError()
+                refusal = lib.virSaveLastError()
+                if readings.refusals[field] is not NULL:  # of an earlier attempt
+                    lib.virFreeError(readings.refusals[field])
+                readings.refusals[field] = refusal
                 readings.lost[field] = lib.virConnectIsAlive(handle) == 0
     clock_gettime(CLOCK_MONOTONIC, &readings.ended)

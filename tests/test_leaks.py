@@ -9,6 +9,7 @@ import struct
 import sys
 
 import pytest
+from proxy import Proxy
 from test_connection import CALLS, DANGEROUS, PAIRED
 
 import pyvirhost
@@ -140,3 +141,21 @@ def test_a_leak_would_be_seen(connection):
     for file in kept:
         if isinstance(file, int):
             os.close(file)
+
+
+def test_a_refusal_that_is_repeated_is_freed(daemon):
+    # Each time the host is asked anew which page sizes it has, and refuses them once more.
+    get_capabilities = 7
+
+    def change(procedure, body):
+        return body.replace(b"size='4'", b"size='5'") if procedure == get_capabilities else body
+
+    with Proxy(daemon) as proxy, pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = change
+        assert "free_pages" in connection.snapshot(["free_pages"]).errors
+        # The proxy's list of calls would be what grows.
+        bytes_each, blocks_each, files_each = growth(
+            lambda: (connection.snapshot(["free_pages"]), proxy.clear()), 100)
+    assert bytes_each < 64
+    assert blocks_each < 1
+    assert files_each == 0

@@ -184,10 +184,17 @@ def test_stale_page_sizes_are_learned_anew(proxy):
         assert not snapshot.errors
 
 
-def test_a_host_that_names_no_page_sizes(proxy):
+@pytest.mark.parametrize("pages", [
+    b"<sages ", b"<pages size='" + b"9" * 5000 + b"'/><sages "], ids=["none", "no such size"])
+def test_a_host_that_names_no_page_sizes(proxy, pages):
     with pyvirhost.open(proxy.qemu_uri) as connection:
-        proxy.change_reply = lambda procedure, body: (
-            body.replace(b"<pages ", b"<sages ") if procedure == GET_CAPABILITIES else body)
+        def change(procedure, body):
+            if procedure != GET_CAPABILITIES:
+                return body
+            text = body[4:].rstrip(b"\0").replace(b"<pages ", pages)
+            return numbers(len(text)) + text + bytes(-len(text) % 4)
+
+        proxy.change_reply = change
         snapshot = connection.snapshot(["free_pages", "node_info"])
         assert isinstance(snapshot.errors["free_pages"], pyvirhost.NotSupportedError)
         assert snapshot.node_info == connection.node_info()
@@ -245,10 +252,12 @@ def test_a_host_without_free_memory_has_0(proxy):
         assert not snapshot.errors
 
 
-def test_nonsense_of_a_server_is_an_error_of_its_field(proxy):
+@pytest.mark.parametrize("reply", [
+    numbers(0, 1, 16), numbers(1) + b"\1\0\0\0" + numbers(1, 10**9)])
+def test_nonsense_of_a_server_is_an_error_of_its_field(proxy, reply):
     with pyvirhost.open(proxy.qemu_uri) as connection:
         proxy.change_reply = lambda procedure, body: (
-            numbers(0, 1, 16) if procedure == GET_CPU_MAP else body)
+            reply if procedure == GET_CPU_MAP else body)
         snapshot = connection.snapshot(["cpu_map", "per_cpu_stats", "node_info"])
         assert snapshot.node_info.cpus > 0
         assert {name: str(error) for name, error in snapshot.errors.items()} == dict.fromkeys(
