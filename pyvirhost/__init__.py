@@ -29,10 +29,13 @@ _MODULES = {
         "CloseReason", "CompareCPUFlags", "ConnectFlags", "CredentialType", "ErrorCode",
         "ErrorDomain", "ErrorLevel", "NodeSuspendTarget",
     ),
-    "poller": ("Poller",),
+    "poll.fleet": ("Fleet",),
+    "poll.host": ("Host",),
+    "poll.link": ("Answer",),
+    "poll.once": ("poll_once",),
+    "poll.poller": ("Poller",),
+    "poll.sample": ("Sample",),
     "rates": ("CPURates", "HostRates"),
-    "sample": ("Sample",),
-    "sweep": ("poll_once",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("aio", "constants")

@@ -44,11 +44,14 @@ from pyvirhost.constants import ErrorCode as ErrorCode
 from pyvirhost.constants import ErrorDomain as ErrorDomain
 from pyvirhost.constants import ErrorLevel as ErrorLevel
 from pyvirhost.constants import NodeSuspendTarget as NodeSuspendTarget
-from pyvirhost.poller import Poller as Poller
+from pyvirhost.poll.fleet import Fleet as Fleet
+from pyvirhost.poll.host import Host as Host
+from pyvirhost.poll.link import Answer as Answer
+from pyvirhost.poll.once import poll_once as poll_once
+from pyvirhost.poll.poller import Poller as Poller
+from pyvirhost.poll.sample import Sample as Sample
 from pyvirhost.rates import CPURates as CPURates
 from pyvirhost.rates import HostRates as HostRates
-from pyvirhost.sample import Sample as Sample
-from pyvirhost.sweep import poll_once as poll_once
 
 __version__: Final[str]
 
@@ -60,6 +63,7 @@ __all__ = [
     "PRIORITY",
     "AccessDeniedError",
     "AllocPagesFlags",
+    "Answer",
     "AuthenticationError",
     "BaselineCPUFlags",
     "CPUCompareResult",
@@ -79,6 +83,8 @@ __all__ = [
     "ErrorDomain",
     "ErrorLevel",
     "EventLoop",
+    "Fleet",
+    "Host",
     "HostRates",
     "HostSnapshot",
     "InvalidArgumentError",

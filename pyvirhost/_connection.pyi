@@ -31,6 +31,16 @@ def open(
     timeout: float | None = None,
 ) -> Connection: ...
 
+def check_open(
+    uri: str | None,
+    auth: Authenticator | None,
+    keepalive: tuple[int, int] | None,
+    timeout: float | None,
+) -> None: ...
+def snapshot_arguments(
+    fields: Iterable[str] | None, page_sizes: Iterable[SupportsIndex] | None
+) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]: ...
+
 @final
 class Connection:
     def __init__(self, *args: Never, **kwargs: Never) -> None: ...

@@ -352,13 +352,10 @@ def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeou
     ...     connection.node_info().cpus
     16
     """
-    optional_text_argument(uri, "uri")
+    check_open(uri, auth, keepalive, timeout)
     cdef unsigned int c_flags = uint_argument(flags, "flags")
     if readonly:
         c_flags |= lib.VIR_CONNECT_RO
-    check_auth(auth)
-    check_keepalive(keepalive)
-    check_timeout(timeout)
     if keepalive is not None:
         EventLoop().start()
     else:
@@ -374,6 +371,14 @@ def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeou
             connection.close()
             raise
     return connection
+
+
+def check_open(uri, auth, keepalive, timeout):
+    """Raise what is wrong with arguments of `open`, which others take to pass them on."""
+    optional_text_argument(uri, "uri")
+    check_auth(auth)
+    check_keepalive(keepalive)
+    check_timeout(timeout)
 
 
 cdef int check_auth(object auth) except -1:
@@ -613,6 +618,14 @@ cdef tuple page_sizes_argument(object page_sizes):
     if len(sizes) > <int>MAX_PAGE_SIZES:
         raise ValueError(f"page_sizes must have at most {MAX_PAGE_SIZES} sizes, not {len(sizes)}")
     return tuple([page_size_argument(size, f"page_sizes[{i}]") for i, size in enumerate(sizes)])
+
+
+def snapshot_arguments(fields, page_sizes):
+    """Return the arguments of `Connection.snapshot` as tuples, or raise what is wrong with them."""
+    if fields is not None:
+        fields = tuple(items_argument(fields, "fields", "str"))
+        field_bits(fields)
+    return fields, None if page_sizes is None else page_sizes_argument(page_sizes)
 
 
 cdef tuple page_sizes_of(str capabilities):

@@ -1,8 +1,12 @@
+import contextlib
+import gc
 import os
 import signal
+from multiprocessing import resource_tracker
 
 import pytest
-from daemon import Daemon
+from daemon import Daemon, wait_until
+from fleets import threads
 from proxy import Proxy
 
 import pyvirhost
@@ -82,3 +86,34 @@ def interruptible():
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture(scope="module")
+def daemons():
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Daemon()) for _ in range(6)]
+
+
+@pytest.fixture
+def fleet(daemons):
+    """Six private daemons, also where the test before failed with one of them dead."""
+    for daemon in daemons:
+        if daemon.process.poll() is not None:
+            daemon.start()
+    return daemons
+
+
+@pytest.fixture
+def loose_ends():
+    """Fail when a thread of a poller, or a descriptor, is left behind."""
+    # The loop, and what starts processes, open theirs when they first do something.
+    with pyvirhost.EventLoop():
+        pass
+    pyvirhost.EventLoop().start()
+    resource_tracker.ensure_running()
+    before, tasks = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    yield
+    wait_until(lambda: not threads(), "the poller's threads to end")
+    wait_until(lambda: len(os.listdir("/proc/self/task")) <= tasks, "its clock to end")
+    gc.collect()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the connections to close")

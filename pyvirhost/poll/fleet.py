@@ -1,0 +1,511 @@
+"""Many hosts, of which any question may be asked, and none of which can delay another.
+
+A thread of the fleet's own, its clock, gives questions to workers and notices which host takes too
+long. Workers ask: some those hosts that are connected, others those that have to be connected
+first, so that hosts that are gone keep nobody from being asked. A host is asked by one thread at a
+time, and while that thread hangs, by none.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import pyvirhost
+from pyvirhost.poll.clock import Alarm, Clock
+from pyvirhost.poll.host import Host, Hosts, host_of, hosts_by_name
+from pyvirhost.poll.link import Answer, Link, Question, without_frames
+from pyvirhost.poll.workers import Workers
+
+T = TypeVar("T")
+
+WORKERS = 32
+MAX_CONNECTS = 16
+"""A libvirt daemon accepts up to 20 clients that have not authenticated themselves yet."""
+
+LEAST_SECONDS = 0.001
+"""The shortest interval or timeout. Far shorter ones would be lost when added to the time."""
+
+# How many seconds to wait, at the end, for threads whose hosts may hang.
+_FAREWELL = 0.8
+
+
+class Turn:
+    """One question to one host.
+
+    Parameters
+    ----------
+    question : callable
+    deadline : float
+        When it is given up, by the monotonic clock.
+    deliver : callable
+        Is given the answer, once. It has the clock's lock, and must not raise.
+    came_late : callable, optional
+        Is given what the host says after it was given up, which is no answer any more.
+    """
+
+    __slots__ = ("alarms", "asked", "asked_at", "began", "came_late", "deadline", "deliver",
+                 "is_over", "question", "started_at")
+
+    def __init__(self, question: Question[Any], deadline: float,
+                 deliver: Callable[[Answer[Any]], object],
+                 came_late: Callable[[Answer[Any]], object] | None = None) -> None:
+        self.question = question
+        self.deadline = deadline
+        self.deliver = deliver
+        self.came_late = came_late
+        self.asked, self.asked_at = time.monotonic(), time.time()
+        self.began = math.inf
+        self.started_at = 0.0
+        self.is_over = False
+        self.alarms: list[Alarm] = []
+
+
+class Member:
+    """A host of a fleet: its link, what a worker asks it now, and what waits."""
+
+    def __init__(self, fleet: "Fleet", host: Host, on_loss: Callable[[], object] | None) -> None:
+        self.fleet = fleet
+        self.host = host
+        self.link = Link(host, on_loss)
+        self.turns: deque[Turn] = deque()
+        # The thread that has the host, of which workers, and the turn that it is in.
+        self.thread: threading.Thread | None = None
+        self.workers: Workers | None = None
+        self.current: Turn | None = None
+        # The turn was given up and the thread has not come back.
+        self.hangs = False
+        self.is_queued = False
+        self.leaves = False
+
+    def __call__(self) -> None:
+        """Ask what there is to ask: what a worker does."""
+        self.fleet.serve(self)
+
+    def refuse(self, error: Exception) -> None:
+        """Let no question wait for a thread that can't be had."""
+        self.is_queued = False
+        for turn in tuple(self.turns):
+            self.fleet.give_up(self, turn, error)
+
+
+class Fleet:
+    """Ask many hosts at once, from many threads, and go on when some of them hang.
+
+    ``with`` closes the connections at its end.
+
+    Parameters
+    ----------
+    hosts : mapping of str to str, or iterable of str or Host
+        The hosts' URIs by name, URIs that are the names, too, or `Host`. It may be empty.
+    workers : int, default 32
+        How many hosts are asked at a time.
+    max_connects : int, default 16
+        How many hosts that have to be connected first are asked at a time.
+    patience : float, optional
+        Seconds after which a host that is still being asked is not counted among these any more.
+        By default it is counted until its time is over.
+    keeps : bool, default True
+        Whether connections stay open for the next question.
+    on_loss : callable, optional
+        Is given the name of a host whose connection was lost, in whatever thread notices.
+    on_close : callable, optional
+        Is called when nothing can be asked any more, in a thread of the fleet.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        An argument makes no sense; it is named.
+
+    Notes
+    -----
+    Any thread may call any method. After a fork, a fleet that was used is of no use in the child.
+
+    Examples
+    --------
+    >>> with pyvirhost.Fleet({"one": "test:///default"}) as fleet:
+    ...     for answer in fleet.ask(pyvirhost.Connection.node_info, timeout=5):
+    ...         print(answer.host.name, answer.result.cpus)
+    one 16
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts = (),
+        *,
+        workers: int = WORKERS,
+        max_connects: int = MAX_CONNECTS,
+        patience: float | None = None,
+        keeps: bool = True,
+        on_loss: Callable[[str], object] | None = None,
+        on_close: Callable[[], object] | None = None,
+    ) -> None:
+        check_number(workers, "workers")
+        check_number(max_connects, "max_connects")
+        patience = math.inf if patience is None else checked_seconds(patience, "patience")
+        self.clock = Clock(self._abandon)
+        self._asking = Workers(workers, patience, self.clock)
+        self._connecting = Workers(max_connects, patience, self.clock)
+        self._keeps = keeps
+        self._on_loss = on_loss
+        self._on_close = on_close
+        self.members = {name: self._new_member(host)
+                         for name, host in hosts_by_name(hosts).items()}
+        # Those that were removed while a worker had them, by name.
+        self._leaving: dict[str, Member] = {}
+        self.is_closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else "open"
+        return f"<Fleet of {len(self.members)} hosts, {state}>"
+
+    # ---- its life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the clock, which `ask` does by itself; where it runs, do nothing.
+
+        Raises
+        ------
+        RuntimeError
+            The fleet was closed or is another process's, or there is no room for a thread.
+        """
+        self.check()
+        self.clock.start()
+
+    def close(self) -> None:
+        """Close all connections, within a second also when hosts hang; then do nothing.
+
+        Questions without an answer get an error as theirs. A thread that a host keeps waiting ends
+        when its call does.
+        """
+        if self.clock.elsewhere:
+            return
+        self.is_closed = True
+        if self.clock.started:
+            self.clock.request(self._close)
+            self.clock.wait(2 * _FAREWELL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+    def check(self, called: str = "fleet") -> None:
+        """Raise where it was closed, or is in another process than this one."""
+        self.check_process(called)
+        if self.is_closed:
+            raise RuntimeError(f"this {called} was stopped; make another one")
+
+    def check_process(self, called: str = "fleet") -> None:
+        """Raise where its threads are in another process than this one."""
+        if self.clock.elsewhere:
+            raise RuntimeError(f"this {called} runs in the process that this one was forked from; "
+                               "make another one here")
+
+    # ---- hosts ----------------------------------------------------------------------------------
+
+    @property
+    def hosts(self) -> dict[str, Host]:
+        """The hosts by name: dict of str to `Host`, a copy."""
+        self.check_process()
+        return {name: member.host for name, member in self.members.copy().items()}
+
+    def add(self, host: Host | str) -> None:
+        """Add a host, or one by its URI.
+
+        Raises
+        ------
+        ValueError
+            There is a host of that name.
+        RuntimeError
+            The fleet was closed.
+        """
+        host = host_of(host)
+        self.start()
+        self.clock.do(partial(self.enter, host))
+
+    def remove(self, name: str) -> None:
+        """Remove a host and close its connection; no answer of it comes after this.
+
+        Raises
+        ------
+        KeyError
+            There is no such host.
+        RuntimeError
+            The fleet was closed.
+        """
+        self.start()
+        self.clock.do(partial(self.leave, name))
+
+    def enter(self, host: Host) -> Member:
+        """Add a host and return what the fleet has of it. The caller has the lock."""
+        if host.name in self.members:
+            raise ValueError(f"there is a host {host.name!r} already")
+        # One that hangs goes on hanging: it gets no second thread by being added again.
+        member = self._leaving.pop(host.name, None)
+        if member is None or member.host != host:
+            member = self._new_member(host)
+        member.leaves = False
+        self.members[host.name] = member
+        return member
+
+    def leave(self, name: str) -> None:
+        """Remove a host. The caller has the lock."""
+        if name not in self.members:
+            raise KeyError(f"there is no host {name!r}")
+        member = self.members.pop(name)
+        for turn in (*member.turns, member.current):
+            if turn is not None:
+                self._end(turn, None)
+        member.turns.clear()
+        self._let_go(member)
+        if member.is_queued or member.thread is not None:
+            self._leaving[name] = member
+
+    def _new_member(self, host: Host) -> Member:
+        return Member(self, host, self._on_loss and partial(self._on_loss, host.name))
+
+    def _let_go(self, member: Member) -> None:
+        member.leaves = True
+        if member.link.connection is not None:
+            self._queue(member)
+
+    # ---- questions ------------------------------------------------------------------------------
+
+    def ask(
+        self, question: Question[T], hosts: Iterable[str] | None = None, *,
+        timeout: float | None = None,
+    ) -> Iterator[Answer[T]]:
+        """Ask hosts a question, all of them at once, and return their answers as they come.
+
+        Parameters
+        ----------
+        question : callable
+            Is called with each host's `Connection`, in threads of the fleet.
+        hosts : iterable of str, optional
+            The names of those to ask; by default all.
+        timeout : float, optional
+            Seconds, from now. Who has not answered by then has an `OperationTimeoutError`; so has
+            who takes longer than the timeout of its own `Host`.
+
+        Returns
+        -------
+        iterator of Answer
+            One answer of each host. Whatever the question raises is that host's answer.
+
+        Raises
+        ------
+        KeyError
+            There is no such host.
+        TypeError, ValueError
+            An argument makes no sense.
+        RuntimeError
+            The fleet was closed.
+        """
+        if not callable(question):
+            raise TypeError(f"question must be callable, not {type(question).__name__}")
+        if isinstance(hosts, str):
+            raise TypeError("hosts must be an iterable of names, not a str")
+        names = None if hosts is None else list(hosts)
+        deadline = math.inf if timeout is None else (
+            time.monotonic() + checked_seconds(timeout, "timeout"))
+        answers: SimpleQueue[Answer[T]] = SimpleQueue()
+        self.start()
+        count = self.clock.do(partial(self._ask_each, question, names, deadline, answers.put))
+        return (answers.get() for _ in range(count))
+
+    def _ask_each(self, question: Question[Any], names: list[str] | None, deadline: float,
+                  deliver: Callable[[Answer[Any]], object]) -> int:
+        members = self.members
+        if names is not None:
+            for name in names:
+                if name not in members:
+                    raise KeyError(f"there is no host {name!r}")
+        for name in members if names is None else names:
+            self.put(members[name], Turn(question, deadline, deliver))
+        return len(members if names is None else names)
+
+    def put(self, member: Member, turn: Turn) -> None:
+        """Put a question to a host. The caller has the lock."""
+        if member.hangs or self.is_closed:
+            self.give_up(member, turn)
+            return
+        member.turns.append(turn)
+        self._limit(member, turn, turn.deadline)
+        self._queue(member)
+
+    def _limit(self, member: Member, turn: Turn, deadline: float) -> None:
+        if deadline < math.inf:
+            turn.alarms.append(self.clock.at(deadline, partial(self._expire, member, turn)))
+
+    def _queue(self, member: Member) -> None:
+        # One that is queued or has a thread is looked after already.
+        if not member.is_queued and member.thread is None:
+            member.is_queued = True
+            is_connected = member.link.connection is not None
+            member.workers = self._asking if is_connected else self._connecting
+            member.workers.do(member)
+
+    # ---- what a worker does ---------------------------------------------------------------------
+
+    def serve(self, member: Member) -> None:
+        """Ask a host the first question that waits, and close its connection if it leaves."""
+        with self.clock.lock:
+            turn = self._begin(member)
+        if turn is not None:
+            answer = self._ask(member, turn)
+            with self.clock.lock:
+                self._take(member, turn, answer)
+        if member.leaves or not self._keeps:
+            member.link.close()
+        with self.clock.lock:
+            member.thread = None
+            if member.turns:
+                self._queue(member)
+            elif member.leaves:
+                self._forget(member)
+
+    def _begin(self, member: Member) -> Turn | None:
+        member.is_queued = False
+        member.thread = threading.current_thread()
+        if not member.turns:
+            return None
+        member.current = turn = member.turns.popleft()
+        turn.began, turn.started_at = time.monotonic(), time.time()
+        own = turn.began + (member.host.timeout or math.inf)
+        if own < turn.deadline:
+            self._limit(member, turn, own)
+        return turn
+
+    def _ask(self, member: Member, turn: Turn) -> Answer[Any]:
+        try:
+            return member.link.ask(turn.question)
+        except BaseException as error:  # sys.exit() ends a thread, and this one has others to ask
+            return Answer(member.host, None, without_frames(error),
+                          member.link.connection is not None, turn.started_at,
+                          time.monotonic() - turn.began)
+
+    def _take(self, member: Member, turn: Turn, answer: Answer[Any]) -> None:
+        member.current = None
+        member.hangs = False
+        if not turn.is_over:
+            self._end(turn, answer)
+        elif turn.came_late is not None:
+            turn.came_late(answer)
+
+    def _forget(self, member: Member) -> None:
+        if self._leaving.get(member.host.name) is member:
+            del self._leaving[member.host.name]
+
+    # ---- what becomes of a question -------------------------------------------------------------
+
+    def _end(self, turn: Turn, answer: Answer[Any] | None) -> None:
+        # The first end is the only one.
+        if turn.is_over:
+            return
+        turn.is_over = True
+        for alarm in turn.alarms:
+            self.clock.call_off(alarm)
+        if answer is not None:
+            turn.deliver(answer)
+
+    def _expire(self, member: Member, turn: Turn) -> None:
+        if turn is member.current:
+            member.hangs = True
+            assert member.workers is not None
+            assert member.thread is not None
+            member.workers.set_aside(member.thread)
+        self.give_up(member, turn)
+        if member.hangs:
+            for other in tuple(member.turns):
+                self.give_up(member, other)
+
+    def give_up(self, member: Member, turn: Turn, error: Exception | None = None) -> None:
+        """End a question without the host's answer. The caller has the lock."""
+        with suppress(ValueError):
+            member.turns.remove(turn)
+        asked = member.current if member.hangs and member.current is not None else turn
+        began, started_at = (asked.asked, asked.asked_at) if asked.began == math.inf else (
+            asked.began, asked.started_at)
+        duration = time.monotonic() - began
+        if error is None:
+            error = RuntimeError("the fleet was closed") if self.is_closed else (
+                no_answer(duration, started_at) if asked.began < math.inf else
+                self._not_asked(duration))
+        self._end(turn, Answer(member.host, None, error, member.link.connection is not None,
+                               started_at, duration))
+
+    def _not_asked(self, duration: float) -> Exception:
+        return timeout_error(
+            f"not asked for {duration:.1f} s, since all {self._asking.limit} workers and "
+            f"{self._connecting.limit} connects are busy")
+
+    # ---- the end --------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        self._abandon()
+        for member in self.members.values():
+            self._let_go(member)
+        for workers in (self._asking, self._connecting):
+            workers.end()
+        self.clock.end(time.monotonic() + _FAREWELL, self._is_deserted)
+
+    def _is_deserted(self) -> bool:
+        return not self._asking.threads and not self._connecting.threads
+
+    def _abandon(self) -> None:
+        # Nobody waits for an answer that does not come.
+        self.is_closed = True
+        for member in self.members.values():
+            for turn in (*member.turns, member.current):
+                if turn is not None:
+                    self.give_up(member, turn)
+        if self._on_close is not None:
+            self._on_close()
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+def no_answer(duration: float, since: float) -> Exception:
+    """Return the error of a host that has not answered for so many seconds, since that time."""
+    when = datetime.fromtimestamp(since).astimezone()
+    return timeout_error(f"no answer for {duration:.1f} s, since {when:%Y-%m-%d %H:%M:%S%z}")
+
+
+def timeout_error(message: str) -> Exception:
+    """Return the error of a host whose time is over."""
+    return pyvirhost.OperationTimeoutError(
+        message, code=pyvirhost.ErrorCode.VIR_ERR_OPERATION_TIMEOUT)
+
+
+# ---- arguments ----------------------------------------------------------------------------------
+
+def checked_seconds(seconds: float, name: str) -> float:
+    """Return a number of seconds, or raise what is wrong with it."""
+    if not isinstance(seconds, int | float):
+        raise TypeError(f"{name} must be a number, not {type(seconds).__name__}")
+    if not LEAST_SECONDS <= seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{name} must be at least {LEAST_SECONDS} seconds, not {seconds}")
+    return float(seconds)
+
+
+def check_number(number: int, name: str) -> None:
+    """Raise what is wrong with how many of something there are to be."""
+    if not isinstance(number, int):
+        raise TypeError(f"{name} must be an int, not {type(number).__name__}")
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")

@@ -1,0 +1,175 @@
+"""Many hosts, each read once: by threads of this process, or by anybody's executor."""
+
+import os
+import pickle
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
+
+from pyvirhost.poll.fleet import (
+    LEAST_SECONDS,
+    MAX_CONNECTS,
+    WORKERS,
+    Fleet,
+    checked_seconds,
+    no_answer,
+)
+from pyvirhost.poll.host import Host, Hosts, hosts_by_name
+from pyvirhost.poll.link import Answer, Link
+from pyvirhost.poll.sample import Reading, Sample, sample_of
+
+# A host that takes longer than this part of the time gives up its place among the workers.
+_PATIENCE = 1 / 20
+# A connection that an executor's tasks have not used for so many seconds is closed.
+_KEPT = 600.0
+
+
+def poll_once(
+    hosts: Hosts,
+    *,
+    timeout: float = 10.0,
+    fields: Iterable[str] | None = None,
+    page_sizes: Iterable[int] | None = None,
+    workers: int = WORKERS,
+    max_connects: int = MAX_CONNECTS,
+    executor: Executor | None = None,
+) -> dict[str, Sample]:
+    """Read each host once and return when all have answered, or when the time is over.
+
+    Parameters
+    ----------
+    hosts : mapping of str to str, or iterable of str or Host
+        The hosts' URIs by name, URIs that are the names, too, or `Host`.
+    timeout : float, default 10.0
+        Seconds for all of it. A host that has not answered by then has an `OperationTimeoutError`;
+        so has one that takes longer than the timeout of its own `Host`.
+    fields, page_sizes, workers, max_connects
+        As for `Poller`.
+    executor : concurrent.futures.Executor, optional
+        What reads the hosts in place of threads of this call: threads, processes or other machines,
+        as many at a time as it likes. A host that hangs keeps one of its workers, for as long as it
+        hangs. Its processes keep their connections for the next time, unless that is more than ten
+        minutes later.
+
+    Returns
+    -------
+    dict of str to Sample
+        By name, in the order of `hosts`. There are no rates; two sweeps' snapshots have them.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        An argument makes no sense; it is named.
+
+    Examples
+    --------
+    >>> samples = pyvirhost.poll_once({"one": "test:///default"})
+    >>> samples["one"].snapshot.free_memory
+    3145728
+    """
+    named = hosts_by_name(hosts)
+    timeout = checked_seconds(timeout, "timeout")
+    reading = Reading(fields, page_sizes)
+    if executor is not None:
+        return _by_executor(executor, named, timeout, reading)
+    with Fleet(named.values(), workers=workers, max_connects=max_connects,
+               patience=max(timeout * _PATIENCE, LEAST_SECONDS)) as fleet:
+        samples = {answer.host.name: sample_of(answer)
+                   for answer in fleet.ask(reading, timeout=timeout)}
+    return {name: samples[name] for name in named}
+
+
+# ---- by an executor -----------------------------------------------------------------------------
+
+def _by_executor(
+    executor: Executor, hosts: dict[str, Host], timeout: float, reading: Reading
+) -> dict[str, Sample]:
+    started_at, began = time.time(), time.monotonic()
+    futures = {name: _submit(executor, host, reading) for name, host in hosts.items()}
+    samples = {}
+    # Those whose time is over first come first, so that nobody waits too long.
+    limits = {name: min(host.timeout or timeout, timeout) for name, host in hosts.items()}
+    for name in sorted(limits, key=limits.__getitem__):
+        future = futures[name]
+        wait([future], max(0.0, began + limits[name] - time.monotonic()))
+        duration = time.monotonic() - began
+        error: BaseException | None
+        if not future.done():
+            future.cancel()
+            error = no_answer(duration, started_at)
+        else:
+            error = CancelledError() if future.cancelled() else future.exception()
+        samples[name] = future.result() if error is None else (
+            Sample(name, None, None, error, started_at, duration))
+    return {name: samples[name] for name in hosts}
+
+
+def _submit(executor: Executor, host: Host, reading: Reading) -> "Future[Sample]":
+    try:
+        return executor.submit(read_kept, host, reading, _key(host))
+    except BrokenExecutor as error:  # by the death of a worker that had another host
+        future: Future[Sample] = Future()
+        future.set_exception(error)
+        return future
+
+
+def _key(host: Host) -> bytes | int:
+    # Each task may get a copy of the host; what it holds tells it from another one.
+    try:
+        return pickle.dumps(host)
+    except Exception:
+        return id(host)
+
+
+class _Kept:
+    """A link between two tasks of an executor."""
+
+    def __init__(self, host: Host) -> None:
+        self.link = Link(host)
+        self.used_at, self.used = time.time(), time.monotonic()
+
+
+# Those that no task uses, the last used as the last one, and those that one does. A task has what
+# it took out of the one, or was the first to put into the other: no two have the same, without a
+# lock that a signal's handler could leave held.
+_kept: dict[bytes | int, _Kept] = {}
+_in_use: dict[bytes | int, _Kept] = {}
+
+
+def _forget() -> None:
+    # A forked child can't use its parent's connections.
+    _kept.clear()
+    _in_use.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def read_kept(host: Host, reading: Reading, key: bytes | int) -> Sample:
+    """Read a host over the connection that this process keeps for it: an executor's task."""
+    _close_unused()
+    kept = _Kept(host)
+    other = _in_use.setdefault(key, kept)
+    if other is not kept:
+        duration = time.monotonic() - other.used
+        return sample_of(Answer(host, None, no_answer(duration, other.used_at), True,
+                                other.used_at, duration))
+    try:
+        earlier = _kept.pop(key, None)
+        if earlier is not None:
+            kept.link = earlier.link
+        return sample_of(kept.link.ask(reading))
+    finally:
+        kept.used = time.monotonic()
+        _kept[key] = kept
+        del _in_use[key]
+
+
+def _close_unused() -> None:
+    for key, kept in list(_kept.items()):
+        if kept.used + _KEPT > time.monotonic():
+            break
+        if _kept.pop(key, None) is kept:
+            # A server that hangs would hang this task, too.
+            threading.Thread(target=kept.link.close, daemon=True).start()

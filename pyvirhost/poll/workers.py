@@ -1,0 +1,130 @@
+"""Daemon threads that do jobs, and are replaced when a job takes too long."""
+
+import math
+import threading
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from pyvirhost.poll.clock import Clock, no_thread
+
+
+class Job(Protocol):
+    """Something that a thread does."""
+
+    def __call__(self) -> None:
+        """Do it, in one of the threads. It must not raise."""
+
+    def refuse(self, error: Exception) -> None:
+        """Take note that it won't be done, for want of a thread. The caller has the lock."""
+
+
+class Workers:
+    """Up to so many threads that do one job after another, not counting those set aside.
+
+    `concurrent.futures` has no such pool: its threads can't be replaced, and a program can't end
+    before them.
+
+    Parameters
+    ----------
+    limit : int
+        How many; they are started as they are needed.
+    patience : float
+        Seconds after which a thread that still does a job is set aside: another may take its place.
+    clock : Clock
+        Whoever calls a method has its lock; none of the threads is a caller's.
+    """
+
+    def __init__(self, limit: int, patience: float, clock: Clock) -> None:
+        self.limit = limit
+        self.threads: set[threading.Thread] = set()
+        self._patience = patience
+        self._clock = clock
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        # Threads that wait for a job, less jobs that wait for a thread.
+        self._free = 0
+        # When each thread that is not set aside began its job, in that order.
+        self._busy: dict[threading.Thread, float] = {}
+        self._watched = False
+
+    def do(self, job: Job) -> None:
+        """Let a thread do a job, as soon as there is one for it."""
+        self._free -= 1
+        self._jobs.put(job)
+        self._staff()
+
+    def set_aside(self, thread: threading.Thread) -> None:
+        """Let another thread take the place of one that does a job."""
+        if self._busy.pop(thread, None) is not None:
+            self.threads.discard(thread)
+            self._staff()
+
+    def end(self) -> None:
+        """Let the threads end after the jobs that there are."""
+        self.limit = 0
+        for _ in self.threads:
+            self._jobs.put(None)
+
+    def _staff(self) -> None:
+        while self._free < 0 and len(self.threads) < self.limit:
+            thread = threading.Thread(target=self._work, name="pyvirhost-worker", daemon=True)
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:
+                if not self.threads:  # else the jobs wait for those
+                    self._refuse(no_thread(error))
+                break
+            self.threads.add(thread)
+            self._free += 1
+
+    def _refuse(self, error: RuntimeError) -> None:
+        with suppress(Empty):  # threads that were set aside may come back and take jobs, too
+            while self._free < 0:
+                job = self._jobs.get_nowait()
+                self._free += 1
+                if job is not None:
+                    job.refuse(error)
+
+    def _work(self) -> None:
+        thread = threading.current_thread()
+        while (job := self._jobs.get()) is not None:
+            with self._clock.lock:
+                self._begin(thread)
+            job()
+            del job  # or it would keep what it holds until the next one
+            with self._clock.lock:
+                if not self._goes_on(thread):
+                    break
+        with self._clock.lock:
+            self.threads.discard(thread)
+        self._clock.wake()
+
+    def _begin(self, thread: threading.Thread) -> None:
+        self._busy[thread] = time.monotonic()
+        if not self._watched and self._patience < math.inf:
+            self._watch()
+
+    def _watch(self) -> None:
+        # One alarm, for the thread that has been busy for the longest.
+        self._watched = bool(self._busy)
+        for began in self._busy.values():
+            self._clock.at(began + self._patience, self._look)
+            break
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for thread, began in list(self._busy.items()):
+            if began + self._patience > now:
+                break
+            self.set_aside(thread)
+        self._watch()
+
+    def _goes_on(self, thread: threading.Thread) -> bool:
+        # One that was set aside takes a place again where there is one.
+        if self._busy.pop(thread, None) is None:
+            if len(self.threads) >= self.limit:
+                return False
+            self.threads.add(thread)
+        self._free += 1
+        return True
