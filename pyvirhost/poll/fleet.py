@@ -370,14 +370,23 @@ class Fleet:
             answer = self._ask(member, turn)
             with self.clock.lock:
                 self._take(member, turn, answer)
-        if member.leaves or not self._keeps:
-            member.link.close()
-        with self.clock.lock:
-            member.thread = None
-            if member.turns:
-                self._queue(member)
-            elif member.leaves:
-                self._forget(member)
+        closes = member.leaves or not self._keeps
+        while True:
+            if closes:
+                member.link.close()
+            with self.clock.lock:
+                # It may have been removed since.
+                closes = member.leaves and member.link.connection is not None
+                if not closes:
+                    self._set_free(member)
+                    return
+
+    def _set_free(self, member: Member) -> None:
+        member.thread = None
+        if member.turns:
+            self._queue(member)
+        elif member.leaves and self._leaving.get(member.host.name) is member:
+            del self._leaving[member.host.name]
 
     def _begin(self, member: Member) -> Turn | None:
         member.is_queued = False
@@ -406,10 +415,6 @@ class Fleet:
             self._end(turn, answer)
         elif turn.came_late is not None:
             turn.came_late(answer)
-
-    def _forget(self, member: Member) -> None:
-        if self._leaving.get(member.host.name) is member:
-            del self._leaving[member.host.name]
 
     # ---- what becomes of a question -------------------------------------------------------------
 
