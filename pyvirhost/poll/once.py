@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
+from weakref import WeakKeyDictionary
 
 from pyvirhost.poll.fleet import (
     LEAST_SECONDS,
@@ -48,9 +49,9 @@ def poll_once(
         As for `Poller`.
     executor : concurrent.futures.Executor, optional
         What reads the hosts in place of threads of this call: threads, processes or other machines,
-        as many at a time as it likes. A host that hangs keeps one of its workers, for as long as it
-        hangs. Its processes keep their connections for the next time, unless that is more than ten
-        minutes later.
+        as many at a time as it likes. A host that hangs keeps one of its workers for as long as it
+        hangs, and is not given to it again before. Its processes keep their connections for the
+        next time, unless that is more than ten minutes later.
 
     Returns
     -------
@@ -82,36 +83,65 @@ def poll_once(
 
 # ---- by an executor -----------------------------------------------------------------------------
 
+class _Task:
+    """A host's reading that an executor was given."""
+
+    def __init__(self, executor: Executor, host: Host, reading: Reading, key: bytes | int) -> None:
+        self.host = host
+        self.started_at, self.began = time.time(), time.monotonic()
+        self.future: Future[Sample]
+        try:
+            # Some executors, Dask's among them, take equal arguments for one task with one result.
+            self.future = executor.submit(read_kept, host, reading, key, os.urandom(8))
+        except BrokenExecutor as error:  # by the death of a worker that had another host
+            self.future = Future()
+            self.future.set_exception(error)
+
+    def wait(self, until: float) -> None:
+        """Wait until it is done, or for that time by the monotonic clock."""
+        wait([self.future], max(0.0, until - time.monotonic()))
+
+    def sample(self) -> Sample:
+        """Return what it gave, or why it gave nothing."""
+        duration = time.monotonic() - self.began
+        error: BaseException | None
+        if not self.future.done():
+            error = no_answer(duration, self.started_at)
+        elif self.future.cancelled():
+            error = CancelledError("the executor cancelled the reading")
+        elif (error := self.future.exception()) is None:
+            return self.future.result()
+        return Sample(self.host.name, None, None, error, self.started_at, duration)
+
+
+# The readings that each executor has not done yet. A host that hangs is not given to it again, or
+# it would take one worker after another.
+_open_tasks: "WeakKeyDictionary[Executor, dict[bytes | int, _Task]]" = WeakKeyDictionary()
+
+
 def _by_executor(
     executor: Executor, hosts: dict[str, Host], timeout: float, reading: Reading
 ) -> dict[str, Sample]:
-    started_at, began = time.time(), time.monotonic()
-    futures = {name: _submit(executor, host, reading) for name, host in hosts.items()}
+    began = time.monotonic()
+    tasks = _open_tasks.setdefault(executor, {})
+    for key in [key for key, task in tasks.items() if task.future.done()]:
+        del tasks[key]
+    keys = {name: _key(host) for name, host in hosts.items()}
+    for name, key in keys.items():
+        if key not in tasks:
+            tasks[key] = _Task(executor, hosts[name], reading, key)
     samples = {}
     # Those whose time is over first come first, so that nobody waits too long.
     limits = {name: min(host.timeout or timeout, timeout) for name, host in hosts.items()}
     for name in sorted(limits, key=limits.__getitem__):
-        future = futures[name]
-        wait([future], max(0.0, began + limits[name] - time.monotonic()))
-        duration = time.monotonic() - began
-        error: BaseException | None
-        if not future.done():
-            future.cancel()
-            error = no_answer(duration, started_at)
-        else:
-            error = CancelledError() if future.cancelled() else future.exception()
-        samples[name] = future.result() if error is None else (
-            Sample(name, None, None, error, started_at, duration))
+        key, until = keys[name], began + limits[name]
+        tasks[key].wait(until)
+        if tasks[key].began < began and tasks[key].future.done():
+            # What an earlier call asked, and is too old, came only now.
+            tasks[key] = _Task(executor, hosts[name], reading, key)
+            tasks[key].wait(until)
+        samples[name] = tasks[key].sample()
     return {name: samples[name] for name in hosts}
-
-
-def _submit(executor: Executor, host: Host, reading: Reading) -> "Future[Sample]":
-    try:
-        return executor.submit(read_kept, host, reading, _key(host))
-    except BrokenExecutor as error:  # by the death of a worker that had another host
-        future: Future[Sample] = Future()
-        future.set_exception(error)
-        return future
 
 
 def _key(host: Host) -> bytes | int:
@@ -146,7 +176,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def read_kept(host: Host, reading: Reading, key: bytes | int) -> Sample:
+def read_kept(host: Host, reading: Reading, key: bytes | int, task: bytes) -> Sample:
     """Read a host over the connection that this process keeps for it: an executor's task."""
     _close_unused()
     kept = _Kept(host)
