@@ -21,7 +21,8 @@ from pyvirhost.hosts import (
     hosts_of_uris,
     keepalive_value,
 )
-from pyvirhost.text import Problem, Section, print_sections, printable
+from pyvirhost.text import Problem, Section, Whole, encodable, print_sections, printable
+from pyvirhost.values import error_values
 
 HOST_FAILED = 1
 WRONG_COMMAND_LINE = 2
@@ -377,7 +378,7 @@ def write(text: str) -> None:
     PrintingError
         It takes no more, which is said where it is not the reader's wish.
     """
-    printing(lambda: print(text, flush=True))
+    printing(lambda: print(encodable(text, sys.stdout), flush=True))
 
 
 def printing(show: Callable[[], object]) -> None:
@@ -399,7 +400,7 @@ def print_one(command: Command, answers: Sequence[Answer], arguments: argparse.N
         if answer.error:
             fail(f"{answer.host.name}: {answer.problem}" if named else answer.problem)
         if arguments.json and (answer.error is None or arguments.watch is not None):
-            write_json(stamped(answer, arguments), arguments)
+            write_json(stamped(answer, arguments, named=False), arguments)
         elif answer.error:
             continue
         elif command.text:
@@ -420,8 +421,7 @@ def print_several(command: Command, answers: Sequence[Answer], arguments: argpar
                   ) -> None:
     """Print the answers of several hosts, and what failed among them."""
     if arguments.json:
-        write_json([{"host": answer.host.name, **stamped(answer, arguments)}
-                    for answer in answers], arguments)
+        write_json([stamped(answer, arguments, named=True) for answer in answers], arguments)
     elif command.text:
         for answer in answers:
             if answer.error:
@@ -440,12 +440,16 @@ def print_several(command: Command, answers: Sequence[Answer], arguments: argpar
         show_table(rows)
 
 
-def stamped(answer: Answer, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return an answer as JSON has it, when watching with the time."""
-    stamp = {"started_at": round(answer.started_at, 3)} if arguments.watch is not None else {}
-    if answer.error is None:
-        return {**stamp, **answer.result}
-    return {**stamp, "error": {"type": type(answer.error).__name__, "message": answer.problem}}
+def stamped(answer: Answer, arguments: argparse.Namespace, *, named: bool) -> dict[str, Any]:
+    """Return an answer as JSON has it: of several hosts with its name, when watching the time."""
+    stamp: dict[str, Any] = {"host": answer.host.name} if named else {}
+    if arguments.watch is not None:
+        stamp["started_at"] = round(answer.started_at, 3)
+    if answer.error is not None:
+        return stamp | {"error": error_values(answer.error, answer.problem)}
+    result: dict[str, Any] = answer.result
+    # Some names in it are the server's choice, which must not speak for another host.
+    return stamp | result | stamp
 
 
 def write_json(value: Any, arguments: argparse.Namespace) -> None:
@@ -480,7 +484,7 @@ def shown_lines(text: str) -> str:
     """Return lines as they are, or as a terminal may have them."""
     lines = text.rstrip("\n").split("\n")
     if on_terminal(sys.stdout):
-        lines = [printable(line.replace("\t", "    ")) for line in lines]
+        lines = [printable(Whole(line.replace("\t", "    "))) for line in lines]
     return "\n".join(lines)
 
 

@@ -5,6 +5,8 @@ that makes rows of text from the data, and a line in `COMMANDS`.
 """
 
 import argparse
+import errno
+import os
 import re
 import sys
 import time
@@ -13,30 +15,47 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import pyvirhost
+from pyvirhost._xml import BoundError, parse
+from pyvirhost._xml import read as read_xml
 from pyvirhost.constants import (
     ALL_CPUS,
     AllocPagesFlags,
     BaselineCPUFlags,
     CompareCPUFlags,
-    CPUCompareResult,
     NodeSuspendTarget,
 )
 from pyvirhost.fleet import Answer, Fleet
 from pyvirhost.hosts import Host, seconds_value
 from pyvirhost.report import (
-    KIB,
     collect,
-    cpu_map_values,
     free_pages,
-    in_bytes,
-    in_seconds,
     ksm_pairs,
-    ksm_values,
-    node_values,
+    offline_cpus,
     sections,
     time_cells,
 )
-from pyvirhost.text import NOT_SUPPORTED, Section, counted, duration, ranges, size
+from pyvirhost.text import (
+    NOT_SUPPORTED,
+    UNKNOWN,
+    Section,
+    Whole,
+    counted,
+    duration,
+    ranges,
+    size,
+)
+from pyvirhost.values import (
+    KIB,
+    Errors,
+    comparison_values,
+    cpu_map_values,
+    in_bytes,
+    in_percent,
+    in_seconds,
+    ksm_values,
+    node_values,
+    parameter_values,
+)
 
 if TYPE_CHECKING:
     from pyvirhost import Connection
@@ -146,13 +165,11 @@ def nodeinfo_row(node: Any) -> Row:
 
 def cpu_map_row(cpu_map: Any) -> Row:
     """Show the CPU map."""
-    online = cpu_map["online_cpus"]
-    offline = sorted(set(range(cpu_map["present"])).difference(online))
     return {
         "Present": str(cpu_map["present"]),
         "Online": str(cpu_map["online"]),
-        "Online CPUs": ranges(online) or "none",
-        "Offline CPUs": ranges(offline) or "none",
+        "Online CPUs": Whole(ranges(cpu_map["online_cpus"]) or "none"),
+        "Offline CPUs": Whole(ranges(offline_cpus(cpu_map)) or "none"),
     }
 
 
@@ -209,14 +226,6 @@ def read_cpu_rates(connection: "Connection", arguments: Arguments) -> dict[str, 
     return {"cpu": arguments.cpu, **interval, **cpus[arguments.cpu]}
 
 
-def in_percent(rates: Any, fields: Any) -> dict[str, float | None]:
-    """Return shares of the time in percent, with how busy the CPU was as the first."""
-    names = ["busy", *(field for field in fields if field != "utilization")]
-    shares = {name: rates and getattr(rates, name) for name in names}
-    return {f"{name}_percent": share if share is None else round(share * 100, 3)
-            for name, share in shares.items()}
-
-
 def cpu_stats_rows(data: Any) -> Row | Sequence[Row]:
     """Show CPU times with their shares, or shares alone."""
     rows = []
@@ -226,7 +235,7 @@ def cpu_stats_rows(data: Any) -> Row | Sequence[Row]:
                  if key not in ("cpu", "interval_seconds")}
         titles = [key.rpartition("_")[0].capitalize() for key in times]
         if all(key.endswith("_percent") for key in times):
-            cells = ["unknown" if share is None else f"{share:.1f}%" for share in times.values()]
+            cells = [UNKNOWN if share is None else f"{share:.1f}%" for share in times.values()]
         else:
             cells = time_cells(times)
         rows.append(row | dict(zip(titles, cells, strict=True)))
@@ -255,6 +264,8 @@ def cpus_of_file(path: str) -> list[str]:
     """
     try:
         if path == "-":
+            if sys.stdin is None:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             text = sys.stdin.read()
         else:
             with open(path, encoding="utf-8") as file:
@@ -265,8 +276,10 @@ def cpus_of_file(path: str) -> list[str]:
         raise argparse.ArgumentTypeError(f"cannot read {path}: {error}") from None
     try:
         # Several documents, each perhaps with its declaration, are none to a parser.
-        root = ElementTree.fromstring(f"<all>{re.sub(r'<[?]xml .*?[?]>', '', text)}</all>")
-    except ElementTree.ParseError as error:
+        root = read_xml(f"<all>{re.sub(r'<[?]xml [^<>]*[?]>', '', text)}</all>")
+    except BoundError as error:
+        raise argparse.ArgumentTypeError(f"{path} is {error}") from None
+    except (ElementTree.ParseError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{path} is not XML: {error}") from None
     found = []
     for element in root:
@@ -285,7 +298,7 @@ def cpus_of_file(path: str) -> list[str]:
 
 def read_own_cpu(connection: "Connection") -> str:
     """Return a host's own CPU as its capabilities describe it."""
-    cpu = ElementTree.fromstring(connection.capabilities()).find("host/cpu")
+    cpu = parse(connection.capabilities(), "virConnectGetCapabilities").find("host/cpu")
     if cpu is None or cpu.find("model") is None:
         raise ValueError("the host's capabilities do not tell its CPU model")
     cpu.tail = None
@@ -399,23 +412,14 @@ def compare_flags(arguments: Arguments) -> int:
     return flags
 
 
-def comparison(result: int) -> dict[str, str]:
-    """Return what a host's CPU is to another one, in a word."""
-    return {"host_cpu": {
-        CPUCompareResult.VIR_CPU_COMPARE_IDENTICAL: "identical",
-        CPUCompareResult.VIR_CPU_COMPARE_SUPERSET: "superset",
-        CPUCompareResult.VIR_CPU_COMPARE_INCOMPATIBLE: "incompatible",
-    }.get(CPUCompareResult(result), "unknown")}
-
-
 def read_comparison(connection: "Connection", arguments: Arguments) -> dict[str, str]:
     """Compare a host's CPU with the given one."""
-    return comparison(connection.compare_cpu(arguments.cpus[0], compare_flags(arguments)))
+    return comparison_values(connection.compare_cpu(arguments.cpus[0], compare_flags(arguments)))
 
 
 def read_hypervisor_comparison(connection: "Connection", arguments: Arguments) -> dict[str, str]:
     """Compare the CPU that a host's hypervisor can provide with the given one."""
-    return comparison(connection.compare_hypervisor_cpu(
+    return comparison_values(connection.compare_hypervisor_cpu(
         arguments.cpus[0], **hypervisor(arguments), flags=compare_flags(arguments)))
 
 
@@ -608,7 +612,7 @@ def tune(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
     before = connection.memory_parameters()
     wishes = wished(arguments)
     if not wishes:
-        return ksm_values(before)
+        return with_errors(*ksm_values(before))
     if arguments.dry_run:
         for name in wishes:
             if name not in before:
@@ -617,23 +621,33 @@ def tune(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
     else:
         connection.set_memory_parameters(wishes)
         after = dict(connection.memory_parameters())
-    was, now = ksm_values(before), ksm_values(after)
-    keys = [key for key in was if key in ksm_values(wishes)]
-    return {
-        "dry_run": arguments.dry_run,
-        "changes": {key: {"before": was[key], "after": now[key]} for key in keys},
-    }
+    (was, problems), (now, more), (wanted, _) = map(ksm_values, (before, after, wishes))
+    # A server may leave out what it told a moment before.
+    changes = {key: {"before": was[key], "after": now.get(key)} for key in was if key in wanted}
+    return with_errors(
+        {"dry_run": arguments.dry_run, "changes": changes},
+        {key: error for key, error in (problems | more).items() if key in changes})
 
 
 def tune_rows(data: Any) -> Row | Sequence[Row]:
     """Show memory parameters, or what becomes of them."""
-    if "changes" not in data:
-        return dict(ksm_pairs(data))
-    changes = data["changes"]
+    changes = data.get("changes")
+    if not isinstance(changes, dict):  # a server may have a parameter of that name
+        return dict(ksm_pairs(without_errors(data)))
     before, after = (dict(ksm_pairs({key: change[side] for key, change in changes.items()}))
                      for side in ("before", "after"))
     then = "Would be" if data["dry_run"] else "Now"
     return [{"Parameter": name, "Was": before[name], then: after[name]} for name in before]
+
+
+def with_errors(values: dict[str, Any], errors: Errors) -> dict[str, Any]:
+    """Return values with why some of them are None, where any are."""
+    return {**values, "errors": errors} if errors else values
+
+
+def without_errors(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values alone."""
+    return {name: value for name, value in data.items() if name != "errors"}
 
 
 # ---- changing and asking the rest ---------------------------------------------------------------
@@ -667,7 +681,13 @@ def suspend(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
 
 def read_sev(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
     """Read what the host says of AMD's Secure Encrypted Virtualization."""
-    return connection.sev_info().to_dict()
+    return with_errors(*parameter_values(connection.sev_info()))
+
+
+def sev_row(data: Any) -> Row:
+    """Show what the host says of it."""
+    return {name: UNKNOWN if value is None else str(value)
+            for name, value in without_errors(data).items()}
 
 
 # ---- many hosts, until stopped ------------------------------------------------------------------
@@ -803,7 +823,7 @@ _ALL = [
     Command(
         name="nodesevinfo", group=HOST, help="AMD's Secure Encrypted Virtualization",
         read=read_sev, writes=lambda arguments: True,
-        rows=lambda data: {name: str(value) for name, value in data.items()},
+        rows=sev_row,
     ),
     Command(
         name="nodeinfo", group=CPUS, help="CPUs, their topology, and the memory",

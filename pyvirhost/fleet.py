@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,7 +89,7 @@ class Session:
         return future
 
     def ask(self, reading: Reading) -> Answer:
-        """Return the answer, whatever the host's fault."""
+        """Return the answer; whatever a reading raises is that of its host."""
         started_at, started = time.time(), time.monotonic()
         result: Any = None
         error: Exception | None = None
@@ -100,7 +100,7 @@ class Session:
                 self.connection = self.host.open(readonly=self.readonly, auth=self.auth)
                 opened = True
             result = reading(self.connection)
-        except (pyvirhost.LibvirtError, ValueError, OverflowError) as exception:
+        except Exception as exception:
             error = exception
             if isinstance(error, pyvirhost.ConnectionLostError):
                 self.close()
@@ -120,7 +120,8 @@ class Session:
         """Close the connection, if there is one."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            connection.close()
+            with suppress(pyvirhost.LibvirtError):
+                connection.close()
 
 
 class Fleet:

@@ -10,6 +10,8 @@ A hosts file has a table ``hosts`` of names, each with a URI or a table of these
     readonly = true      # never open a connection that may change the host
     keepalive = "5:3"    # or "off", as after --keepalive
     timeout = 10         # seconds, as after --timeout
+
+Whoever writes a URI runs code as this user: it can name programs for libvirt to start.
 """
 
 import bisect

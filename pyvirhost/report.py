@@ -10,7 +10,9 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import pyvirhost
 from pyvirhost.text import (
     NOT_SUPPORTED,
+    UNKNOWN,
     Section,
+    Whole,
     counted,
     duration,
     print_sections,
@@ -18,14 +20,26 @@ from pyvirhost.text import (
     size,
     yes_or_no,
 )
+from pyvirhost.values import (
+    Errors,
+    cpu_map_values,
+    error_values,
+    in_bytes,
+    in_seconds,
+    ksm_values,
+    node_values,
+    page_values,
+    placed,
+)
 
 if TYPE_CHECKING:
-    from pyvirhost import Connection, CPUMap, NodeInfo
+    from pyvirhost import Connection
 
 T = TypeVar("T")
 Report = dict[str, Any]
 
-KIB = 1024
+MAX_CELLS = 1024
+"""How many NUMA cells libvirt's protocol carries."""
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -65,7 +79,7 @@ def collect(connection: "Connection") -> Report:
           and ``free``, how many
         - ``ksm`` ?: ``pages_to_scan``, ``sleep_seconds``, ``pages_shared``, ``pages_sharing``,
           ``pages_unshared``, ``pages_volatile``, ``full_scans``, ``merge_across_nodes`` (a bool),
-          those that the host's kernel has
+          those that the host's kernel has; None where the server says no number
         - ``security_model`` ?: ``model``, ``doi``
         - ``errors``: for each None its place, such as ``"ksm"``, ``"memory.stats"`` or, for all
           cells, ``"cells.free_pages"``, with the ``type`` of the exception and its ``message``
@@ -81,7 +95,7 @@ def collect(connection: "Connection") -> Report:
     ...     collect(connection)["node"]["memory_bytes"]
     3221225472
     """
-    errors: dict[str, dict[str, str]] = {}
+    errors: Errors = {}
 
     def read(place: str, reading: Callable[[], T]) -> T | None:
         try:
@@ -89,7 +103,7 @@ def collect(connection: "Connection") -> Report:
         except (pyvirhost.ConnectionLostError, pyvirhost.ConnectionClosedError):
             raise
         except pyvirhost.LibvirtError as error:
-            errors[place] = {"type": type(error).__name__, "message": error.message}
+            errors[place] = error_values(error)
             return None
 
     identity = {
@@ -113,11 +127,15 @@ def collect(connection: "Connection") -> Report:
     }
 
     free = read("cells.free_bytes", lambda: list(connection.cells_free_memory()))
-    cells = None
-    if free is None and node is None:
-        errors["cells"] = errors.pop("cells.free_bytes")
+    cells = count = None
+    if free is not None:
+        count = len(free)
+    elif node is not None:
+        count = read("cells", lambda: checked_count(node["nodes"]))
+    if count is None:
+        refusal = errors.pop("cells.free_bytes")
+        errors.setdefault("cells", refusal)
     else:
-        count = node["nodes"] if node and free is None else len(free or ())
         stats = read("cells.stats", lambda: [
             in_bytes(connection.memory_stats(cell)) for cell in range(count)])
         pages = read("cells.free_pages", lambda: free_pages(connection))
@@ -131,6 +149,12 @@ def collect(connection: "Connection") -> Report:
             for cell in range(count)
         ]
 
+    ksm = None
+    parameters = read("ksm", connection.memory_parameters)
+    if parameters is not None:
+        ksm, problems = ksm_values(parameters)
+        errors |= placed(problems, "ksm")
+
     return {
         "identity": identity,
         "node": node,
@@ -138,45 +162,20 @@ def collect(connection: "Connection") -> Report:
         "cpu_time": {"total": total, "per_cpu": per_cpu},
         "memory": memory,
         "cells": cells,
-        "ksm": read("ksm", lambda: ksm_values(connection.memory_parameters())),
+        "ksm": ksm,
         "security_model": read("security_model", lambda: dict(
             zip(("model", "doi"), connection.security_model(), strict=True))),
         "errors": errors,
     }
 
 
-def node_values(info: "NodeInfo") -> dict[str, Any]:
-    """Return a host's node information by the report's keys."""
-    return {
-        "model": info.model,
-        "memory_bytes": info.memory * KIB,
-        "cpus": info.cpus,
-        "mhz": info.mhz,
-        "nodes": info.nodes,
-        "sockets": info.sockets,
-        "cores": info.cores,
-        "threads": info.threads,
-        "max_cpus": info.max_cpus,
-    }
+def checked_count(nodes: int) -> int:
+    """Return how many cells a host says to have, or raise that it can't be so many."""
+    from pyvirhost._errors import server_error
 
-
-def cpu_map_values(cpu_map: "CPUMap") -> dict[str, Any]:
-    """Return a CPU map by the report's keys."""
-    return {"present": len(cpu_map), "online": cpu_map.online, "online_cpus": list(cpu_map)}
-
-
-def in_seconds(stats: Mapping[str, int]) -> dict[str, int | float]:
-    """Return CPU statistics in seconds."""
-    return {
-        "utilization_percent" if field == "utilization" else f"{field}_seconds":
-            value if field == "utilization" else value / 1e9
-        for field, value in stats.items()
-    }
-
-
-def in_bytes(stats: Mapping[str, int]) -> dict[str, int]:
-    """Return memory statistics in bytes."""
-    return {f"{field}_bytes": value * KIB for field, value in stats.items()}
+    if nodes > MAX_CELLS:
+        raise server_error("virNodeGetInfo", f"more than {MAX_CELLS} NUMA cells")
+    return nodes
 
 
 def free_pages(connection: "Connection", sizes: Sequence[int] | None = None
@@ -186,24 +185,7 @@ def free_pages(connection: "Connection", sizes: Sequence[int] | None = None
     for error in snapshot.errors.values():
         raise error
     assert snapshot.free_pages is not None
-    return {
-        cell: [{"page_size_bytes": size * KIB, "free": free} for size, free in counts.items()]
-        for cell, counts in snapshot.free_pages.to_dict().items()
-    }
-
-
-def ksm_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the memory parameters, all of which are KSM's, by the report's keys."""
-    values: dict[str, Any] = {}
-    for name, value in parameters.items():
-        key = name.removeprefix("shm_")
-        if key == "sleep_millisecs":
-            values["sleep_seconds"] = float(value) / 1000
-        elif key == "merge_across_nodes":
-            values[key] = bool(value)
-        else:
-            values[key] = value
-    return values
+    return {cell: page_values(counts) for cell, counts in snapshot.free_pages.to_dict().items()}
 
 
 # ---- showing ------------------------------------------------------------------------------------
@@ -286,13 +268,17 @@ def node_pairs(node: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def cpu_map_pairs(cpu_map: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of the CPU map."""
-    online = cpu_map["online_cpus"]
-    offline = sorted(set(range(cpu_map["present"])).difference(online))
+    online, offline = cpu_map["online_cpus"], offline_cpus(cpu_map)
     return [
         ("Present", str(cpu_map["present"])),
-        ("Online", f"{len(online)}: {ranges(online)}" if online else "0"),
-        ("Offline", f"{len(offline)}: {ranges(offline)}" if offline else "0"),
+        ("Online", Whole(f"{len(online)}: {ranges(online)}") if online else "0"),
+        ("Offline", Whole(f"{len(offline)}: {ranges(offline)}") if offline else "0"),
     ]
+
+
+def offline_cpus(cpu_map: Mapping[str, Any]) -> list[int]:
+    """Return the CPUs that are present and not online."""
+    return sorted(set(range(cpu_map["present"])).difference(cpu_map["online_cpus"]))
 
 
 def cpu_time_section(cpu_time: Mapping[str, Any], refusal: Callable[[str], str]) -> Section:
@@ -358,11 +344,16 @@ def ksm_pairs(ksm: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     pairs = []
     for key, value in ksm.items():
-        if key == "sleep_seconds":
-            pairs.append(("Sleep", duration(value)))
+        if value is None:
+            shown = UNKNOWN
+        elif key == "sleep_seconds":
+            shown = duration(value)
+        elif isinstance(value, bool):
+            shown = yes_or_no(value)
         else:
-            shown = yes_or_no(value) if isinstance(value, bool) else intcomma(value)
-            pairs.append((key.replace("_", " ").capitalize(), shown))
+            shown = value if isinstance(value, str) else intcomma(value)
+        label = "Sleep" if key == "sleep_seconds" else key.replace("_", " ").capitalize()
+        pairs.append((label, shown))
     return pairs
 
 

@@ -16,9 +16,9 @@ import pyvirhost
 from pyvirhost.cli import HOST_FAILED, WRONG_COMMAND_LINE, PrintingError, decline, fail, write
 from pyvirhost.hosts import Host
 from pyvirhost.poller import Poller
-from pyvirhost.report import KIB, cpu_map_values, in_bytes, in_seconds, ksm_values, node_values
 from pyvirhost.sample import Sample, checked_fields
 from pyvirhost.sweep import poll_once
+from pyvirhost.values import sample_values
 
 # For how many seconds a line that a signal found half written may take its reader.
 _LAST_LINE = 0.1
@@ -156,92 +156,3 @@ def end(pollers: Sequence[Poller], threads: Sequence[threading.Thread]) -> None:
     for thread in threads:
         if thread.ident is not None:
             thread.join(max(0.0, deadline - time.monotonic()))
-
-
-# ---- samples in bytes and seconds ---------------------------------------------------------------
-
-def sample_values(sample: Sample) -> dict[str, Any]:
-    """Return a sample as JSON-ready data, in bytes, seconds and ratios, which each key tells.
-
-    Returns
-    -------
-    dict of str
-        ``host``, ``started_at`` in seconds since the epoch, ``duration_seconds``, ``error`` (None,
-        or its ``type`` and ``message``); of a host that answered also its fields, None where one
-        could not be read, why that is as ``errors``, and ``rates`` from its second sample on.
-    """
-    values: dict[str, Any] = {
-        "host": sample.host,
-        "started_at": round(sample.started_at, 3),
-        "duration_seconds": round(sample.duration, 6),
-        "error": None if sample.error is None else error_values(sample.error),
-    }
-    if sample.snapshot is not None:
-        values |= snapshot_values(sample.snapshot)
-        values["rates"] = None if sample.rates is None else rates_values(sample.rates)
-    return values
-
-
-def error_values(error: BaseException) -> dict[str, str]:
-    """Return what kind of error it is and what it says."""
-    return {"type": type(error).__name__, "message": str(error)}
-
-
-def snapshot_values(snapshot: "pyvirhost.HostSnapshot") -> dict[str, Any]:
-    """Return a snapshot's fields under their names, and its errors."""
-    values: dict[str, Any] = {}
-    for name in snapshot.fields:
-        field = getattr(snapshot, name)
-        key, show = _FIELDS[name]
-        values[key] = None if field is None else show(field)
-    values["errors"] = {name: error_values(error) for name, error in snapshot.errors.items()}
-    return values
-
-
-def rates_values(rates: "pyvirhost.HostRates") -> dict[str, Any]:
-    """Return the shares of CPU time, of which all but the guests' add up to 1."""
-    values: dict[str, Any] = {"cpu": shares(rates.cpu)}
-    if rates.per_cpu is not None:
-        values["per_cpu"] = [{"cpu": cpu, **(shares(one) or {"busy_ratio": None})}
-                             for cpu, one in rates.per_cpu.items()]
-    return values
-
-
-def shares(rates: "pyvirhost.CPURates | None") -> dict[str, float] | None:
-    """Return a CPU's shares, those that its host tells."""
-    return None if rates is None else {
-        f"{mode}_ratio": round(share, 6)
-        for mode, share in rates.to_dict().items() if share is not None}
-
-
-def numbered(word: str, show: Callable[[Any], Mapping[str, Any]]
-             ) -> Callable[[Mapping[int, Any]], list[dict[str, Any]]]:
-    """Return what makes a list of numbered objects from a mapping by number."""
-    return lambda entries: [{word: number, **show(entry)} for number, entry in entries.items()]
-
-
-def free_bytes(free: int) -> dict[str, int]:
-    """Return the free memory of a cell."""
-    return {"free_bytes": free}
-
-
-def free_pages(counts: Mapping[int, int]) -> dict[str, Any]:
-    """Return the free pages of a cell by their size in KiB."""
-    return {"free_pages": [{"page_size_bytes": size * KIB, "free": free}
-                           for size, free in counts.items()]}
-
-
-# For each field of a snapshot its key, and what makes JSON-ready data of it.
-_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "node_info": ("node_info", node_values),
-    "cpu_stats": ("cpu_stats", in_seconds),
-    "cpu_map": ("cpu_map", cpu_map_values),
-    "per_cpu_stats": ("per_cpu_stats", numbered("cpu", in_seconds)),
-    "memory_stats": ("memory_stats", in_bytes),
-    "free_memory": ("free_memory_bytes", int),
-    "cells_free_memory": (
-        "cells_free_memory", lambda cells: numbered("cell", free_bytes)(cells.to_dict())),
-    "per_cell_memory_stats": ("per_cell_memory_stats", numbered("cell", in_bytes)),
-    "free_pages": ("free_pages", lambda counts: numbered("cell", free_pages)(counts.to_dict())),
-    "memory_parameters": ("memory_parameters", ksm_values),
-}

@@ -8,10 +8,19 @@ from collections.abc import Container, Iterable, Sequence
 from typing import IO, NamedTuple
 
 NOT_SUPPORTED = "not supported"
+UNKNOWN = "unknown"
+LONGEST = 1000
+"""How many characters of a text are shown, as a server may say four million."""
 
 
 class Problem(str):
     """A cell that tells what failed, which colours its row."""
+
+    __slots__ = ()
+
+
+class Whole(str):
+    """A text that is not cut, however long it is."""
 
     __slots__ = ()
 
@@ -70,11 +79,9 @@ def print_sections(sections: Iterable[Section], file: IO[str] | None = None) -> 
                     table.add_row(*map(printable, line), style=style_of(line))
                 if lines:
                     console.print(table)
-    # rich fills lines up to the table's width. An encoding that lacks a letter of a host's name
-    # is no reason to fail.
+    # rich fills lines up to the table's width.
     text = "\n".join(line.rstrip() for line in capture.get().strip("\n").split("\n"))
-    text = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
-    print(text, file=file, flush=True)
+    print(encodable(text, file), file=file, flush=True)
 
 
 def style_of(line: Sequence[str]) -> str | None:
@@ -84,8 +91,19 @@ def style_of(line: Sequence[str]) -> str | None:
     return "dim" if NOT_SUPPORTED in line else None
 
 
+def encodable(text: str, file: IO[str] | None) -> str:
+    """Return `text` with an escape for each character that the encoding of a file lacks."""
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def printable(text: str) -> str:
-    """Return `text` on one line and without control characters, which a terminal would obey."""
+    """Return `text` on one line and without control characters, which a terminal would obey.
+
+    More than `LONGEST` of it is cut off, unless it is `Whole`.
+    """
+    if len(text) > LONGEST and not isinstance(text, Whole):
+        text = f"{text[:LONGEST]}... ({len(text):,} characters)"
     return "".join(
         c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
         for c in text)

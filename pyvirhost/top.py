@@ -46,8 +46,10 @@ from pyvirhost.watch import (
     Watch,
     Watched,
     cell_columns,
-    cell_rows,
-    cpu_rows,
+    cell_numbers,
+    cell_row,
+    cpu_numbers,
+    cpu_row,
     fitting,
     host_lines,
     host_row,
@@ -416,8 +418,10 @@ class HostScreen(FittingScreen):
             Content.styled(text, colour) for text, colour in lines))
         state = self.host.state(now, limit)
         self.cells.columns = cell_columns(self.host)
-        for table, rows in ((self.cells, cell_rows(self.host)), (self.cpus, cpu_rows(self.host))):
-            table.show([row._replace(state=state) for row in rows])
+        host = self.host
+        self.cells.show(cell_numbers(host),
+                        lambda cell: cell_row(host, cell)._replace(state=state))
+        self.cpus.show(cpu_numbers(host), lambda cpu: cpu_row(host, cpu)._replace(state=state))
 
     def action_pause(self) -> None:
         """Stop to take what the host says, or go on."""

@@ -11,16 +11,19 @@ from typing import Any, NamedTuple, Self
 
 import pyvirhost
 from pyvirhost.poller import Poller
-from pyvirhost.report import KIB, ksm_pairs, ksm_values
+from pyvirhost.report import ksm_pairs
 from pyvirhost.sample import Sample
 from pyvirhost.stream import end
 from pyvirhost.text import duration, printable
+from pyvirhost.values import KIB, free_huge_pages, ksm_values, memory_in_use
 
 FIELDS = ("node_info", "cpu_stats", "memory_stats", "free_memory", "cells_free_memory",
           "free_pages", "memory_parameters")
 """What is read of every host. Each CPU costs a round trip, so CPUs are read of one host only."""
 HISTORY = 120
 """How many samples a graph goes back, as far as there is room for them."""
+FEW = 8
+"""How many cells, and sizes of pages, a cell of a table has."""
 BARS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "-"
 
@@ -48,7 +51,7 @@ class Figures(NamedTuple):
     iowait: float | None = None
     idle: float | None = None
     used: int | None = None
-    """Memory in bytes that is neither free nor a cache, where the host tells the two apart."""
+    """Memory in bytes that is neither free, in huge pages or otherwise, nor known to be a cache."""
     total: int | None = None
     cells: tuple[int, ...] = ()
     """The free memory of each NUMA cell in bytes."""
@@ -66,39 +69,17 @@ def figures_of(sample: Sample) -> Figures:
     if snapshot is None:
         return Figures()
     cpu = sample.rates.cpu if sample.rates else None
-    used, total = memory_of(snapshot)
-    parameters = snapshot.memory_parameters
-    ksm = None if parameters is None else parameters.get("shm_pages_sharing")
+    used, total = memory_in_use(snapshot)
+    ksm, not_told = ksm_values(snapshot.memory_parameters or {})
     figures = Figures(
         used=used, total=total, cells=tuple(snapshot.cells_free_memory or ()),
-        huge=huge_pages_of(snapshot), ksm=ksm if isinstance(ksm, int) else None,
-        problems=tuple(f"{name}: {error}" for name, error in snapshot.errors.items()
-                       if not isinstance(error, pyvirhost.NotSupportedError)))
+        huge=tuple(free_huge_pages(snapshot).items()), ksm=ksm.get("pages_sharing"),
+        problems=(*(f"{name}: {error}" for name, error in snapshot.errors.items()
+                    if not isinstance(error, pyvirhost.NotSupportedError)),
+                  *(f"memory_parameters.{key}: {error['message']}"
+                    for key, error in not_told.items())))
     return figures if cpu is None else figures._replace(
         busy=cpu.busy, user=cpu.user, kernel=cpu.kernel, iowait=cpu.iowait, idle=cpu.idle)
-
-
-def memory_of(snapshot: "pyvirhost.HostSnapshot") -> tuple[int | None, int | None]:
-    """Return how many bytes of memory are in use, and how many there are."""
-    stats, info = snapshot.memory_stats, snapshot.node_info
-    if stats is not None and stats.total is not None and stats.free is not None:
-        spare = stats.available
-        if spare is None:
-            spare = stats.free + (stats.buffers or 0) + (stats.cached or 0)
-        return max(stats.total - spare, 0) * KIB, stats.total * KIB
-    total = None if info is None else info.memory * KIB
-    if total is None or snapshot.free_memory is None:
-        return None, total
-    return max(total - snapshot.free_memory, 0), total
-
-
-def huge_pages_of(snapshot: "pyvirhost.HostSnapshot") -> tuple[tuple[int, int], ...]:
-    """Return how many pages of each size are free in all cells, but for the smallest size."""
-    counts = snapshot.free_pages
-    if counts is None:
-        return ()
-    sizes = sorted(counts.page_sizes, reverse=True)[:-1]
-    return tuple((size * KIB, sum(counts[cell, size] for cell in counts.cells)) for size in sizes)
 
 
 class Watched:
@@ -136,9 +117,11 @@ class Watched:
         if sample.snapshot is None:
             return
         self.good, self.good_at = sample, began
-        for cpu, one in ((rates and rates.per_cpu) or {}).items():
-            history = self.cpus.setdefault(cpu, deque(maxlen=HISTORY))
-            history.append(one.busy if one else None)
+        if rates is not None and rates.per_cpu is not None:
+            # Those that are gone are forgotten: a server could go on to name others.
+            self.cpus = {cpu: self.cpus.get(cpu, deque(maxlen=HISTORY)) for cpu in rates.per_cpu}
+            for cpu, one in rates.per_cpu.items():
+                self.cpus[cpu].append(one.busy if one else None)
 
     def age(self, now: float) -> float:
         """Return for how many seconds the host has said nothing."""
@@ -327,11 +310,16 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
 
     The room beyond what the first needs goes to it, up to twice its width.
     """
-    fit = list(columns)
-    while len(fit) > 1 and sum(column.width + GAP for column in fit) - GAP > width:
-        fit.remove(max(fit, key=lambda column: (column.rank, columns.index(column))))
+    numbers = range(len(columns))
+    rest = width - sum(column.width + GAP for column in columns) + GAP
+    left_out: set[int] = set()
+    for number in sorted(numbers, key=lambda number: (columns[number].rank, number), reverse=True):
+        if rest >= 0 or len(left_out) + 1 == len(columns):
+            break
+        left_out.add(number)
+        rest += columns[number].width + GAP
+    fit = [columns[number] for number in numbers if number not in left_out]
     first = fit[0]
-    rest = width - sum(column.width + GAP for column in fit) + GAP
     fit[0] = first._replace(width=min(first.width + max(rest, 0), 2 * first.width))
     return fit
 
@@ -355,8 +343,9 @@ def host_row(host: Watched, now: float, limit: float) -> Row:
         "user": percent(figures.user), "kernel": percent(figures.kernel),
         "iowait": percent(figures.iowait), "idle": percent(figures.idle),
         "memory": memory,
-        "cells": " ".join(map(brief, figures.cells)) or UNKNOWN,
-        "huge": " ".join(f"{free}x{page_size_text(size)}" for size, free in figures.huge)
+        # There is no room for more than a few.
+        "cells": " ".join(map(brief, figures.cells[:FEW])) or UNKNOWN,
+        "huge": " ".join(f"{free}x{page_size_text(size)}" for size, free in figures.huge[:FEW])
                 or UNKNOWN,
         "ksm": UNKNOWN if figures.ksm is None else f"{figures.ksm:,}",
     }
@@ -395,22 +384,22 @@ CPU_COLUMNS = (
 )
 
 
-def cpu_rows(host: Watched) -> list[Row]:
-    """Return a row for each online CPU of a host."""
+def cpu_numbers(host: Watched) -> list[int]:
+    """Return the online CPUs of a host."""
     snapshot = host.good and host.good.snapshot
-    if not snapshot or snapshot.per_cpu_stats is None:
-        return []
+    return list(snapshot.per_cpu_stats or ()) if snapshot else []
+
+
+def cpu_row(host: Watched, cpu: int) -> Row:
+    """Return the row of a CPU."""
     rates = (host.good and host.good.rates and host.good.rates.per_cpu) or {}
-    rows = []
-    for cpu in snapshot.per_cpu_stats:
-        shares = rates.get(cpu)
-        colour = level(shares.busy if shares else None)
-        rows.append(Row(
-            {"cpu": str(cpu), "graph": graph(host.cpus.get(cpu, ()), 40),
-             **{mode: percent(getattr(shares, mode, None))
-                for mode in ("busy", "user", "kernel", "iowait", "idle")}},
-            {"busy": colour, "graph": colour}))
-    return rows
+    shares = rates.get(cpu)
+    colour = level(shares.busy if shares else None)
+    return Row(
+        {"cpu": str(cpu), "graph": graph(host.cpus.get(cpu, ()), 40),
+         **{mode: percent(getattr(shares, mode, None))
+            for mode in ("busy", "user", "kernel", "iowait", "idle")}},
+        {"busy": colour, "graph": colour})
 
 
 def cell_columns(host: Watched) -> list[Column]:
@@ -422,22 +411,32 @@ def cell_columns(host: Watched) -> list[Column]:
         for rank, size in enumerate(pages.page_sizes if pages else ()))]
 
 
-def cell_rows(host: Watched) -> list[Row]:
-    """Return a row for each NUMA cell of a host."""
+def cell_numbers(host: Watched) -> list[int]:
+    """Return the NUMA cells of a host."""
     snapshot = host.good and host.good.snapshot
     if not snapshot:
         return []
-    cells: dict[int, dict[str, str]] = {}
-    for cell, free in enumerate(snapshot.cells_free_memory or ()):
-        cells.setdefault(cell, {})["free"] = brief(free)
-    for cell, stats in (snapshot.per_cell_memory_stats or {}).items():
-        if stats.total is not None:
-            cells.setdefault(cell, {})["total"] = brief(stats.total * KIB)
-    counts = snapshot.free_pages
-    for cell, free_pages in (counts.to_dict() if counts else {}).items():
-        cells.setdefault(cell, {}).update(
-            {f"pages{size}": f"{free:,}" for size, free in free_pages.items()})
-    return [Row({"cell": str(cell), **texts}) for cell, texts in sorted(cells.items())]
+    pages = snapshot.free_pages
+    return sorted({*range(len(snapshot.cells_free_memory or ())),
+                   *(snapshot.per_cell_memory_stats or ()), *(pages.cells if pages else ())})
+
+
+def cell_row(host: Watched, cell: int) -> Row:
+    """Return the row of a NUMA cell."""
+    assert host.good is not None
+    assert host.good.snapshot is not None
+    snapshot, cells = host.good.snapshot, {"cell": str(cell)}
+    free = snapshot.cells_free_memory or ()
+    if cell < len(free):
+        cells["free"] = brief(free[cell])
+    table = snapshot.per_cell_memory_stats
+    stats = None if table is None else table.get(cell)
+    if stats is not None and stats.total is not None:
+        cells["total"] = brief(stats.total * KIB)
+    pages = snapshot.free_pages
+    if pages is not None and cell in pages.cells:
+        cells |= {f"pages{size}": f"{pages[cell, size]:,}" for size in pages.page_sizes}
+    return Row(cells)
 
 
 def host_lines(host: Watched, now: float, limit: float) -> list[tuple[str, str]]:
@@ -465,11 +464,11 @@ def host_lines(host: Watched, now: float, limit: float) -> list[tuple[str, str]]
         f"{percent(figures.kernel)} kernel, {percent(figures.iowait)} iowait, "
         f"{percent(figures.idle)} idle", colour))
     if snapshot.memory_stats:
-        lines.append(("Memory " + ", ".join(
+        lines.append((printable("Memory " + ", ".join(
             f"{brief(amount * KIB)} {field}"
-            for field, amount in snapshot.memory_stats.items()), colour))
+            for field, amount in snapshot.memory_stats.items())), colour))
     if snapshot.memory_parameters:
-        lines.append(("KSM " + ", ".join(
+        lines.append((printable("KSM " + ", ".join(
             f"{label.lower()} {value}"
-            for label, value in ksm_pairs(ksm_values(snapshot.memory_parameters))), colour))
+            for label, value in ksm_pairs(ksm_values(snapshot.memory_parameters)[0]))), colour))
     return lines

@@ -86,6 +86,29 @@ class Hostile(Proxy):
         return self.then != HANG_UP
 
 
+class Answers(Proxy):
+    """A proxy that answers some procedures itself, be it that the daemon would refuse them.
+
+    Attributes
+    ----------
+    replies : dict of int to list of bytes
+        For each of these procedures the bodies of its replies, of which the last one stays.
+    """
+
+    def __init__(self, daemon):
+        super().__init__(daemon)
+        self.replies = {}
+
+    def reply(self, client, head, body):
+        procedure, = struct.unpack_from(">I", head, 12)
+        bodies = self.replies.get(procedure)
+        if bodies is None:
+            return super().reply(client, head, body)
+        body = bodies.pop(0) if len(bodies) > 1 else bodies[0]
+        client.sendall(b"".join(message(head, body, status=0)))
+        return True
+
+
 # ---- messages and what is wrong with them -------------------------------------------------------
 
 def message(head, body, **changes):

@@ -12,6 +12,9 @@ import sys
 
 import pytest
 from command import COLOUR, COMMAND, ROOT, on_terminal, run
+from hostile import Answers, longs, node_info, numbers
+from hostile import text as xdr_text
+from test_values import MEMORY_PARAMETERS, NUMBERS, REASONS, TOLD
 
 import pyvirhost
 from pyvirhost.report import collect, duration, print_report, ranges, size
@@ -314,6 +317,56 @@ def test_a_driver_that_supports_nothing_has_a_report():
     assert sorted(errors) == sorted(places)
     assert errors["cells"] == {"type": "NotSupportedError", "message": "no cells_free_memory"}
     assert shown({**report, "errors": errors}).count("not supported") == len(places)
+
+
+@pytest.fixture
+def answers(daemon):
+    with Answers(daemon) as answers:
+        yield answers
+
+
+@pytest.mark.parametrize("cells", [1025, 2**31, 2**32 - 1])
+def test_a_host_that_says_to_have_more_cells_than_libvirt_carries(answers, cells):
+    answers.replies = {101: [b""], 6: [node_info(nodes=cells)]}
+    report = read(answers.qemu_uri)
+    assert report["cells"] is None
+    assert report["errors"] == {"cells": {
+        "type": "LibvirtError",
+        "message": "the server's answer makes no sense: more than 1024 NUMA cells"}}
+    assert report["node"]["nodes"] == cells
+    assert "\nNUMA cells: the server's answer makes no sense: more than" in shown(report)
+
+
+def test_cells_are_those_that_were_read(answers):
+    answers.replies = {101: [numbers(3) + longs(5, 6, 7)], 6: [node_info(nodes=2**32 - 1)]}
+    assert [cell["free_bytes"] for cell in read(answers.qemu_uri)["cells"]] == [5, 6, 7]
+
+
+def test_ksm_that_is_no_number_is_unknown_and_says_why(answers):
+    answers.replies = {MEMORY_PARAMETERS: [NUMBERS]}
+    done = run("-c", answers.qemu_uri, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report["ksm"] == TOLD
+    assert report["errors"] == {f"ksm.{key}": reason for key, reason in REASONS.items()}
+    text = shown(report)
+    for line in ("Pages to scan       100", "Sleep               unknown",
+                 "Merge across nodes  unknown", "Mode                fast"):
+        assert f"\n  {line}\n" in text
+
+
+def test_a_text_without_end_is_cut_and_the_report_goes_on(answers):
+    get_hostname = 59
+    answers.replies = {get_hostname: [xdr_text(b"h" * (4 << 20))]}
+    done = run("-c", answers.qemu_uri)
+    assert (done.returncode, done.stderr) == (0, "")
+    line = f"  Hostname            {'h' * 1000}... (4,194,304 characters)\n"
+    assert done.stdout.startswith(f"Identity\n{line}  URI ")
+    assert len(max(done.stdout.splitlines(), key=len)) < 1100
+    assert "\nSecurity model" in done.stdout
+    # JSON has all of it.
+    assert json.loads(run("-c", answers.qemu_uri, "--json").stdout)["identity"]["hostname"] == (
+        "h" * (4 << 20))
 
 
 def test_a_host_with_more_cells_than_one_answer_carries(open_node):

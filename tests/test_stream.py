@@ -15,6 +15,8 @@ from itertools import islice
 import pytest
 from command import COMMAND, ROOT, run
 from daemon import wait_until
+from hostile import Answers
+from test_values import MEMORY_PARAMETERS, NUMBERS, REASONS, TOLD
 
 import pyvirhost
 from pyvirhost.hosts import Host
@@ -144,6 +146,19 @@ def test_a_host_that_fails_has_its_error_and_the_others_their_samples(tmp_path):
     assert failed.keys() == {"host", "started_at", "duration_seconds", "error"}
     assert failed["error"]["type"] == "LibvirtError"
     assert str(tmp_path) in failed["error"]["message"]
+
+
+def test_a_value_that_json_can_not_have_is_none_and_ends_nothing(daemon):
+    fields = "memory_parameters,free_memory"
+    with Answers(daemon) as answers:
+        answers.replies = {MEMORY_PARAMETERS: [NUMBERS]}
+        bad, good = sorted(once("-c", answers.qemu_uri, "-c", TEST, "--fields", fields),
+                           key=lambda sample: sample["host"] == TEST)
+    assert good["free_memory_bytes"] == 3 * KIB**2
+    assert bad["error"] is None
+    assert bad["memory_parameters"] == TOLD
+    assert bad["errors"] == {
+        f"memory_parameters.{key}": reason for key, reason in REASONS.items()}
 
 
 def test_a_host_that_dies_and_comes_back(own_daemon):

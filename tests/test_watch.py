@@ -1,7 +1,12 @@
 """What top knows of hosts, and the rows that it makes of that, without a terminal."""
 
+from collections import deque
+from dataclasses import replace
+
 import pytest
 from daemon import wait_until
+from hostile import Answers, stats
+from test_values import MEMORY_PARAMETERS, NUMBERS
 
 import pyvirhost
 from pyvirhost import Sample
@@ -18,8 +23,10 @@ from pyvirhost.watch import (
     Watched,
     age_text,
     cell_columns,
-    cell_rows,
-    cpu_rows,
+    cell_numbers,
+    cell_row,
+    cpu_numbers,
+    cpu_row,
     figures_of,
     fitting,
     graph,
@@ -51,6 +58,14 @@ def watched(name="host", figures=None, sample=None, at=0.0):
     if figures is not None:
         host.figures = Figures(**figures)
     return host
+
+
+def cpu_rows(host):
+    return [cpu_row(host, cpu) for cpu in cpu_numbers(host)]
+
+
+def cell_rows(host):
+    return [cell_row(host, cell) for cell in cell_numbers(host)]
 
 
 def group(**hosts):
@@ -239,6 +254,46 @@ def test_a_close_look_has_every_cell_and_cpu(connection):
         {"cell": "1", "free": "4.0M", "pages4": "409", "pages8": "825", "pages2048": "1,657",
          "pages1048576": "3,321"}]
     assert cpu_rows(watched()) == cell_rows(watched()) == []
+
+
+def test_cpus_that_are_gone_are_forgotten(connection):
+    host = watched()
+    half = pyvirhost.CPURates(0.5, 0.0, 0.5, None, None, None, 0.5)
+    for begin in range(0, 300, 3):
+        rates = pyvirhost.HostRates(None, {0: half, **{begin + cpu: half for cpu in (1, 2)}})
+        host.take(replace(sampled(connection), rates=rates), begin)
+    host.take(replace(sampled(connection), rates=pyvirhost.HostRates(None, None)), 300.0)
+    assert host.cpus == {0: deque([0.5] * 100), 298: deque([0.5]), 299: deque([0.5])}
+
+
+def test_what_a_server_says_of_memory_does_not_drive_the_terminal(daemon):
+    with Answers(daemon) as answers:
+        memory_stats = 228
+        answers.replies = {
+            MEMORY_PARAMETERS: [NUMBERS.replace(b"shm_mode", b"\x1b[2Jmode")],
+            memory_stats: [stats(count=4), stats(*[(b"\x1b[2J", 5)] * 4)]}
+        with pyvirhost.open(answers.qemu_uri) as host:
+            hostile = watched(sample=sampled(host))
+    lines = host_lines(hostile, 0.0, LIMIT)
+    assert hostile.state(0.0, LIMIT) is State.PARTIAL
+    assert "memory_parameters.full_scans: the server says nan, which is no finite" in lines[1][0]
+    assert ("Memory " + ", ".join(["5K \\x1b[2J"] * 4), "") in lines
+    assert ("KSM pages to scan 100, sleep unknown, full scans unknown, pages shared unknown, "
+            "merge across nodes unknown, \\x1b[2jmode fast", "") in lines
+
+
+def test_a_row_has_a_few_cells_and_sizes_of_pages():
+    host = watched(figures={"cells": (KIB,) * 1024, "huge": ((KIB, 1),) * 64})
+    host.good = host.sample = Sample("host", None, None, None, 0.0, 0.001)
+    row = host_row(host, 0.0, LIMIT)
+    assert row.cells["cells"] == " ".join(["1K"] * 8)
+    assert row.cells["huge"] == " ".join(["1x1K"] * 8)
+
+
+def test_an_error_without_end_is_cut():
+    host = watched(sample=failed("x" * 10**6))
+    assert len(host_row(host, 0.0, LIMIT).message) < 1100
+    assert max(len(line) for line, _ in host_lines(host, 0.0, LIMIT)) < 1100
 
 
 def test_a_close_look_at_a_real_host(daemon, qemu):

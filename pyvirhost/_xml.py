@@ -1,0 +1,87 @@
+"""XML of a server or of a person, read within bounds."""
+
+from xml.etree import ElementTree
+
+# Characters. libvirt's protocol carries texts of at most so many bytes.
+MAX_SIZE = 4 << 20
+# Those of libvirt's own documents that are nested the deepest, snapshots of guests, need 20.
+MAX_DEPTH = 100
+# A host of 16,384 CPUs, more than Linux has, needs 17,000.
+MAX_ELEMENTS = 200_000
+
+
+class BoundError(Exception):
+    """A document is more than is read of one."""
+
+
+class _BoundedBuilder(ElementTree.TreeBuilder):
+    def __init__(self, most: int | None) -> None:
+        super().__init__()
+        self.most = most
+        self.depth = 0
+        self.elements = 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> ElementTree.Element:
+        self.depth += 1
+        self.elements += 1
+        if self.depth > MAX_DEPTH:
+            raise BoundError(f"XML nested deeper than {MAX_DEPTH} elements")
+        if self.most is not None and self.elements > self.most:
+            raise BoundError(f"XML of more than {self.most} elements")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> ElementTree.Element:
+        self.depth -= 1
+        return super().end(tag)
+
+
+def read(text: str, most: int | None = None) -> ElementTree.Element:
+    """Return the root element of a document.
+
+    Parameters
+    ----------
+    text : str
+    most : int, optional
+        How many elements it may have.
+
+    Raises
+    ------
+    BoundError
+        It is nested deeper than `MAX_DEPTH`, has more elements, or has a document type: libvirt's
+        documents have none, and the entities that one declares can grow a short text without end.
+    ParseError, ValueError
+        It is not well-formed.
+    """
+    # A parser takes it in no other spelling.
+    if "<!DOCTYPE" in text:
+        raise BoundError("XML with a document type")
+    parser = ElementTree.XMLParser(target=_BoundedBuilder(most))
+    parser.feed(text)
+    return parser.close()
+
+
+def parse(text: str, function: str) -> ElementTree.Element:
+    """Return the root element of a document that a server sent.
+
+    Parameters
+    ----------
+    text : str
+    function : str
+        The C function that returned it.
+
+    Raises
+    ------
+    LibvirtError
+        It is none that `read` takes, is longer than `MAX_SIZE`, or has more than `MAX_ELEMENTS`.
+    """
+    # What reads a person's file works without libvirt.
+    from pyvirhost._errors import server_error
+
+    if len(text) > MAX_SIZE:
+        raise server_error(function, f"more than {MAX_SIZE} characters of XML")
+    try:
+        return read(text, MAX_ELEMENTS)
+    except BoundError as error:
+        raise server_error(function, str(error)) from None
+    except (ElementTree.ParseError, ValueError) as error:
+        raise server_error(function, f"XML that can't be read: {error}") from None
