@@ -11,6 +11,7 @@ cimport cython
 cimport libvirt as lib
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free
+from cpython.unicode cimport PyUnicode_AsEncodedString
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.limits cimport UINT_MAX
 from libc.stdint cimport uintptr_t
@@ -60,7 +61,6 @@ cdef extern from *:
     uintptr_t close_callbacks_made
     uintptr_t atomic_fetch_add(uintptr_t *value, uintptr_t more) nogil
     bint Py_IsFinalizing()
-    void explicit_bzero(void *memory, size_t size)
     ctypedef unsigned long pthread_t
     int pthread_create(pthread_t *thread, void *attributes, void *(*start)(void *) noexcept nogil,
                        void *argument) nogil
@@ -222,15 +222,24 @@ cdef class Authentication:
                     f"auth must answer with str, not {type(answer).__name__}")
             if "\0" in answer:
                 raise auth_error("auth answered with a NUL character")
-            texts.append(answer.encode("utf-8", "surrogateescape"))
+            texts.append(encoded(answer))
         for i in range(count):
             credentials[i].result = strdup(texts[i])
             if credentials[i].result is NULL:
                 raise MemoryError
             credentials[i].resultlen = <unsigned int>strlen(credentials[i].result)
-            # libvirt has the secret now; our copy of it goes.
-            explicit_bzero(<char *>texts[i], len(texts[i]))
         return 0
+
+
+cdef bytes encoded(object answer):
+    text = None
+    try:
+        text = PyUnicode_AsEncodedString(answer, "utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        pass  # it has the secret, and would be the context of what is raised here
+    if text is None:
+        raise auth_error("auth answered with a lone surrogate, which UTF-8 can't express")
+    return text
 
 
 cdef object auth_error(str message):
