@@ -10,7 +10,7 @@ import threading
 import traceback
 
 import pytest
-from daemon import wait_until
+from daemon import threads_named, wait_until
 
 import pyvirhost
 from pyvirhost import constants
@@ -182,7 +182,7 @@ def test_an_answer_that_takes_too_long(uri):
         pyvirhost.open(uri, auth=lambda _: over.wait(20) and ["nopass"], timeout=0.05)
     over.set()
     # Its end would otherwise fall into some later test.
-    wait_until(lambda: "pyvirhost-open" not in [thread.name for thread in threading.enumerate()],
+    wait_until(lambda: not threads_named("pyvirhost-open"),
                "the abandoned attempt to end")
 
 
