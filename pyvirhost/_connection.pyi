@@ -31,6 +31,7 @@ def open(
     timeout: float | None = None,
 ) -> Connection: ...
 
+def check_callback(callback: object, arguments: int, name: str) -> int: ...
 def check_open(
     uri: str | None,
     auth: Authenticator | None,

@@ -11,20 +11,21 @@ cimport cython
 cimport libvirt as lib
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free
+from cpython.unicode cimport PyUnicode_AsEncodedString
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.limits cimport UINT_MAX
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memset, strdup, strlen
+from libc.string cimport memcmp, memset, strdup, strlen, strstr
 from posix.time cimport timespec
 from posix.unistd cimport getpid
 
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport (closed_error, last_error, member, recast, recorded_error,
-                                server_error)
-from pyvirhost._events cimport keep_running, settle
+from pyvirhost._errors cimport (closed_error, error_code, last_error, member, recast,
+                                recorded_error, server_error)
+from pyvirhost._events cimport give_room, keep_running, settle, take_room
 from pyvirhost._readings cimport (
     CELL_MEMORY, CELLS_FREE_MEMORY, CPU, CPU_MAP, CPU_STATS, FIELD_COUNT, FREE_MEMORY, FREE_PAGES,
     HOST_MEMORY, MAX_CELLS, MAX_FIELDS, MAX_PAGE_SIZES, MAX_PARAMETERS, MEMORY_PARAMETERS,
@@ -41,7 +42,7 @@ from pyvirhost._results cimport (
 
 from pyvirhost._errors import (AuthenticationError, ConnectionLostError, InvalidArgumentError,
                                LibvirtError, NotSupportedError, OperationTimeoutError)
-from pyvirhost._events import EventLoop
+from pyvirhost._events import EventLoop, start_thread
 from pyvirhost import _results
 
 
@@ -60,7 +61,6 @@ cdef extern from *:
     uintptr_t close_callbacks_made
     uintptr_t atomic_fetch_add(uintptr_t *value, uintptr_t more) nogil
     bint Py_IsFinalizing()
-    void explicit_bzero(void *memory, size_t size)
     ctypedef unsigned long pthread_t
     int pthread_create(pthread_t *thread, void *attributes, void *(*start)(void *) noexcept nogil,
                        void *argument) nogil
@@ -142,6 +142,8 @@ cdef void close_in_background(lib.virConnectPtr handle, bint registered) noexcep
 # has the callback. libvirt is given the number only, so that it may call when it likes: whose
 # number is gone is not called.
 cdef dict close_callbacks = {}
+# CloseReason, loaded with the first of them: later there may be no descriptor to load it by.
+cdef object close_reasons = None
 
 
 cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept with gil:
@@ -155,15 +157,13 @@ cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept 
     if callback is None:
         return  # unregistered since
     try:
-        from pyvirhost.constants import CloseReason
-
-        callback(connection, member(CloseReason, reason))
+        callback(connection, member(close_reasons, reason))
     except BaseException as error:
         PyErr_SetObject(type(error), error)
         PyErr_WriteUnraisable(callback)
 
 
-cdef int check_callback(object callback, int arguments, str name) except -1:
+cpdef int check_callback(object callback, int arguments, str name) except -1:
     if not callable(callback):
         raise TypeError(f"{name} must be callable, not {type(callback).__name__}")
     import inspect
@@ -222,21 +222,28 @@ cdef class Authentication:
                     f"auth must answer with str, not {type(answer).__name__}")
             if "\0" in answer:
                 raise auth_error("auth answered with a NUL character")
-            texts.append(answer.encode("utf-8", "surrogateescape"))
+            texts.append(encoded(answer))
         for i in range(count):
             credentials[i].result = strdup(texts[i])
             if credentials[i].result is NULL:
                 raise MemoryError
             credentials[i].resultlen = <unsigned int>strlen(credentials[i].result)
-            # libvirt has the secret now; our copy of it goes.
-            explicit_bzero(<char *>texts[i], len(texts[i]))
         return 0
 
 
-cdef object auth_error(str message):
-    from pyvirhost.constants import ErrorCode
+cdef bytes encoded(object answer):
+    text = None
+    try:
+        text = PyUnicode_AsEncodedString(answer, "utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        pass  # it has the secret, and would be the context of what is raised here
+    if text is None:
+        raise auth_error("auth answered with a lone surrogate, which UTF-8 can't express")
+    return text
 
-    return AuthenticationError(message, code=ErrorCode.VIR_ERR_AUTH_FAILED,
+
+cdef object auth_error(str message):
+    return AuthenticationError(message, code=error_code(lib.VIR_ERR_AUTH_FAILED),
                                function="virConnectOpenAuth")
 
 
@@ -306,7 +313,8 @@ def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeou
     ----------
     uri : str, optional
         Such as ``"qemu:///system"`` or ``"qemu+tls://host/system"``. By default libvirt chooses:
-        ``LIBVIRT_DEFAULT_URI``, its client configuration, or the first driver that answers.
+        ``LIBVIRT_DEFAULT_URI``, its client configuration, or the first driver that answers. A URI
+        can name programs that libvirt runs (``command=``): whoever writes it runs code.
     readonly : bool, default False
         Ask for a connection that may only read, which a server may allow to more users.
     auth : PasswordAuth, DEFAULT_AUTH or callable, optional
@@ -339,6 +347,10 @@ def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeou
         The time was over.
     LibvirtError
         The server can't be reached.
+    OSError
+        ``EMFILE``, ``ENFILE``: libvirt would not get the file descriptors that it needs.
+    RuntimeError
+        No thread can be started for `timeout` or the `EventLoop`.
 
     Notes
     -----
@@ -414,7 +426,14 @@ cdef int check_timeout(object timeout) except -1:
     return 0
 
 
-cdef Connection connect(str uri, unsigned int flags, object auth):
+cdef int descriptors_taken(const char *uri) noexcept:
+    # The most at a time: a socket and what wakes up its loop, or two pipes and both their ends,
+    # which ssh has. Without a URI, and by an alias, it can be either.
+    return 2 if uri is not NULL and strstr(uri, "://") is not NULL and (
+        strstr(uri, "ssh") is NULL) else 4
+
+
+cdef Connection connect(object uri, unsigned int flags, object auth):
     cdef const char *c_uri = optional_text_argument(uri, "uri")
     cdef Authentication authentication
     cdef lib.virConnectAuth c_auth
@@ -422,6 +441,7 @@ cdef Connection connect(str uri, unsigned int flags, object auth):
     cdef lib.virConnectPtr handle
     cdef int types[VIR_CRED_LAST]
     cdef int i
+    cdef int descriptors = descriptors_taken(c_uri)
     authentication = Authentication.__new__(Authentication)
     if auth is not None and is_default(auth):
         used = lib.virConnectAuthPtrDefault
@@ -434,8 +454,10 @@ cdef Connection connect(str uri, unsigned int flags, object auth):
         c_auth.cb = collect_credentials
         c_auth.cbdata = <void *>authentication
         used = &c_auth
+    take_room(descriptors, "opening a connection")
     with nogil:
         handle = lib.virConnectOpenAuth(c_uri, used, flags)
+        give_room(descriptors)
     if handle is NULL:
         error = last_error(NULL, "virConnectOpenAuth")
         if authentication.error is not None:
@@ -450,11 +472,9 @@ class Attempt:
     # An open that somebody may stop waiting for.
 
     def __init__(self, uri, flags, auth):
-        from threading import Event, Thread
-
-        self.thread = Thread(target=self.run, name="pyvirhost-open", daemon=True)
         self.arguments = uri, flags, auth
-        self.ended = Event()
+        self.ended = _thread.allocate_lock()  # released at the end
+        self.ended.acquire()
         self.abandoned = False
         self.connection = None
         self.error = None
@@ -465,7 +485,8 @@ class Attempt:
             self.connection = connect(uri, flags, auth)
         except BaseException as error:
             self.error = error
-        self.ended.set()
+        finally:
+            self.ended.release()
         self.close_if_abandoned()
 
     def abandon(self):
@@ -478,21 +499,19 @@ class Attempt:
             self.connection.close()
 
 
-cdef Connection connect_within(object timeout, str uri, unsigned int flags, object auth):
+cdef Connection connect_within(object timeout, object uri, unsigned int flags, object auth):
     attempt = Attempt(uri, flags, auth)
+    start_thread("pyvirhost-open", attempt.run)
     try:
-        attempt.thread.start()
-        ended = attempt.ended.wait(timeout)
+        ended = attempt.ended.acquire(True, timeout)
     except BaseException:
         attempt.abandon()
         raise
     if not ended:
         attempt.abandon()
-        from pyvirhost.constants import ErrorCode
-
         raise OperationTimeoutError(
             f"opening {uri or 'the default URI'} took longer than {timeout} s",
-            code=ErrorCode.VIR_ERR_OPERATION_TIMEOUT, function="virConnectOpenAuth")
+            code=error_code(lib.VIR_ERR_OPERATION_TIMEOUT), function="virConnectOpenAuth")
     if attempt.error is not None:
         raise attempt.error
     return attempt.connection
@@ -711,6 +730,11 @@ cdef class Connection:
     Any thread may call any method at any time, also while another closes the connection. It is a
     context manager that closes itself. A program that drops a connection without closing it gets a
     `ResourceWarning`, and the connection is closed in the background.
+
+    A call waits for its server, if need be for ever, and Ctrl-C does not end it: Python runs signal
+    handlers between calls. With ``open(keepalive=...)`` the call fails when the server is lost; an
+    await of `pyvirhost.aio` can be given up. Leave SIGPIPE ignored, as Python has it: at its
+    default action the death of a daemon can be that of its client.
 
     Every method can raise `ConnectionClosedError` after `close`, `ConnectionLostError` when the
     connection died, `NotSupportedError` where the driver has no such call, `AccessDeniedError`
@@ -1106,12 +1130,16 @@ cdef class Connection:
         -----
         ``virConnectRegisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
         """
+        global close_reasons
         cdef lib.virConnectPtr handle
         cdef uintptr_t earlier
         cdef uintptr_t number = atomic_fetch_add(&close_callbacks_made, 1) + 1
         cdef bint granted
         cdef int result
         check_callback(callback, 2, "callback")
+        from pyvirhost.constants import CloseReason
+
+        close_reasons = CloseReason
         handle = self.enter()
         try:
             with cython.critical_section(self):

@@ -12,6 +12,9 @@ cdef object recast(object error, object error_class)
 
 cdef object closed_error(str reason)
 
+# The member of ErrorCode.
+cdef object error_code(int number)
+
 # The member of an enum, or the number where no member has it.
 cdef object member(object enum, int value)
 

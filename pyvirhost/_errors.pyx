@@ -130,13 +130,17 @@ cdef object last_error(lib.virConnectPtr connection, str function):
 
 
 cdef tuple enums():
-    # Loaded with the first error. At the interpreter's end nothing can be loaded any more, and the
-    # error counts more than the names of its numbers.
+    # Loaded with the first error. At the interpreter's end, or without a descriptor to load it by,
+    # the error counts more than the names of its numbers.
     try:
         from pyvirhost.constants import ErrorCode, ErrorDomain, ErrorLevel
-    except ImportError:
+    except Exception:
         return int, int, int
     return ErrorCode, ErrorDomain, ErrorLevel
+
+
+cdef object error_code(int number):
+    return member(enums()[0], number)
 
 
 cdef object recorded_error(lib.virErrorPtr record, bint lost, str uri, str function):
@@ -168,7 +172,7 @@ cdef object recast(object error, object error_class):
 
 
 cdef object closed_error(str reason):
-    return ConnectionClosedError(reason, code=enums()[0](lib.VIR_ERR_INVALID_CONN))
+    return ConnectionClosedError(reason, code=error_code(lib.VIR_ERR_INVALID_CONN))
 
 
 cpdef object server_error(str function, str problem):

@@ -1,5 +1,8 @@
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+def start_thread(name: str, function: Callable[..., object], *arguments: object) -> None: ...
 
 class EventLoop:
     __slots__ = ()

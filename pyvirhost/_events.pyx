@@ -1,36 +1,163 @@
-"""libvirt's event loop: its default implementation, on one thread of this process."""
+"""What libvirt's client needs of the process: its event loop, threads and file descriptors."""
 
 import atexit
 import os
-from _thread import RLock, get_ident
+from _thread import RLock, allocate_lock, start_new_thread
 
 cimport libvirt as lib
+from libc.errno cimport EMFILE, ENFILE
 
 
 cdef extern from *:
     """
+    #include <errno.h>
+    #include <limits.h>
+    #include <poll.h>
     #include <stdatomic.h>
+    #include <sys/eventfd.h>
+    #include <sys/prctl.h>
+    #include <sys/resource.h>
+    #include <unistd.h>
 
-    static atomic_int wanted;   /* whether the loop's thread is to go on */
+    static atomic_int wanted;   /* the number of the loop's thread that is to go on, or 0 */
+    static atomic_int alive;    /* the number of the last of them until it has ended, or 0 */
     static atomic_int fired;    /* how many wake-up timers have fired */
+    static _Thread_local int in_loop;   /* whether this is such a thread */
     /* What is registered with libvirt: nothing yet, our choice of its default implementation, or
        what some other library chose before. libvirt keeps the first for as long as the process
        lives. Written under the lock, read without. */
     static atomic_int registered;
+    static atomic_int promised; /* the descriptors that take_room has promised */
+
+    static void ended_alone(int number)
+    {
+        atomic_compare_exchange_strong(&alive, &number, 0);
+    }
+
+    static long descriptor_limit(void)
+    {
+        struct rlimit limit = {0};
+        getrlimit(RLIMIT_NOFILE, &limit);
+        return limit.rlim_cur > INT_MAX ? INT_MAX : (long)limit.rlim_cur;
+    }
+
+    /* Whether so many descriptors are free, counted from the highest down, where most are. Nothing
+       is opened for it: that would take the descriptors that others were promised. */
+    static int are_free(int count)
+    {
+        struct pollfd window[64];
+        long top = descriptor_limit();
+        while (count > 0 && top > 0) {
+            int size = top < 64 ? (int)top : 64, i;
+            for (i = 0; i < size; i++) {
+                window[i].fd = (int)(top - size) + i;
+                window[i].events = 0;
+            }
+            if (poll(window, size, 0) < 0 && errno != EINTR)
+                return 0;
+            for (i = 0; i < size; i++)
+                count -= (window[i].revents & POLLNVAL) != 0;
+            top -= size;
+        }
+        return count <= 0;
+    }
+
+    /* 0, or why the system as a whole has no room for so many. */
+    static int system_room(int count)
+    {
+        int made[4], i, error = 0;
+        for (i = 0; i < count && i < 4; i++) {
+            made[i] = eventfd(0, EFD_CLOEXEC);
+            if (made[i] < 0) {
+                error = errno;
+                break;
+            }
+        }
+        while (i-- > 0)
+            close(made[i]);
+        return error;
+    }
     """
     int atomic_load(int *value) nogil
     void atomic_store(int *value, int new_value) nogil
     int atomic_fetch_add(int *value, int more) nogil
+    int atomic_fetch_sub(int *value, int less) nogil
     int wanted
+    int alive
     int fired
+    bint in_loop
     int registered
+    int promised
+    void ended_alone(int number) nogil
+    long descriptor_limit() nogil
+    bint are_free(int count) nogil
+    int system_room(int count) nogil
+    int prctl(int option, const char *name) nogil
+    int PR_SET_NAME
 
+
+# ---- file descriptors ---------------------------------------------------------------------------
+
+cdef enum:
+    # For what else runs in the process, and to load what an error needs.
+    SPARE = 8
+
+
+cdef int take_room(int descriptors, str purpose) except -1:
+    # GLib aborts the process where it gets no descriptor to wake up a loop by. Whoever is promised
+    # some tries no more than those, so that no other is robbed. An open that hangs counts to its
+    # end, for nobody can tell how far it is. What can't be excluded: that the rest of the program
+    # takes more than the spare ones in the meantime.
+    cdef int problem = 0
+    with nogil:
+        if not are_free(atomic_fetch_add(&promised, descriptors) + descriptors + SPARE):
+            problem = EMFILE
+        else:
+            problem = system_room(descriptors)
+    if problem == 0:
+        return 0
+    give_room(descriptors)
+    if problem == EMFILE:
+        raise OSError(EMFILE, f"{purpose} takes {descriptors} file descriptors, and too few of the "
+                      f"{descriptor_limit()} that this process may have are free; raise the limit "
+                      "(ulimit -n, RLIMIT_NOFILE)")
+    if problem == ENFILE:
+        raise OSError(ENFILE, f"{purpose} takes {descriptors} file descriptors, and the system has "
+                      "too few left; raise fs.file-max")
+    raise OSError(problem, f"{purpose}: {os.strerror(problem)}")
+
+
+cdef void give_room(int descriptors) noexcept nogil:
+    atomic_fetch_sub(&promised, descriptors)
+
+
+# ---- threads ------------------------------------------------------------------------------------
+
+def start_thread(name, function, *arguments):
+    # Not by threading.Thread, whose start takes locks in Python, where the exception of a signal
+    # handler can leave one locked.
+    try:
+        start_new_thread(run_named, (name.encode(), function, arguments))
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise  # the interpreter ends
+        raise RuntimeError(f"{error}: raise the limit of threads (ulimit -u, RLIMIT_NPROC, the "
+                           "cgroup's pids.max) or of memory (ulimit -v)") from error
+
+
+def run_named(bytes name, function, arguments):
+    # ps, top and gdb show the name. Nothing here may fail, or nobody is told that the thread ended.
+    prctl(PR_SET_NAME, name)
+    function(*arguments)
+
+
+# ---- the loop -----------------------------------------------------------------------------------
 
 # All below is guarded by this lock.
 lock = RLock()
-# Not a cdef, which without the GIL could be freed under those who read it without the lock.
-thread = None
-loop_thread = None
+# Of the last thread: a lock that it holds until it has ended.
+cdef object ended = None
+cdef int threads = 0
 
 cdef enum Registered:
     NOTHING
@@ -65,72 +192,84 @@ cdef void run_pending() noexcept nogil:
     run_due()
 
 
-def run():
-    global loop_thread
-    loop_thread = get_ident()
-    with nogil:
-        while atomic_load(&wanted) and lib.virEventRunDefaultImpl() == 0:
-            pass
-        run_pending()
-    # The system may give another thread the same number.
-    loop_thread = None
+def run(int number, ending):
+    global in_loop
+    in_loop = True
+    try:
+        with nogil:
+            while atomic_load(&wanted) == number and lib.virEventRunDefaultImpl() == 0:
+                pass
+            run_pending()
+    finally:
+        ended_alone(number)
+        ending.release()
 
 
-cdef void register() noexcept:
+cdef int register() except -1:
     cdef int timer
     if atomic_load(&registered) == NOTHING:
-        # Without an implementation libvirt takes no timer.
+        take_room(1, "the event loop")
         with nogil:
+            # Without an implementation libvirt takes no timer.
             timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
-            if timer >= 0:
-                lib.virEventRemoveTimeout(timer)
-            else:
+            if timer < 0:
                 lib.virEventRegisterDefaultImpl()
-        atomic_store(&registered, OURS if timer < 0 else FOREIGN)
+                atomic_store(&registered, OURS)
+                # It takes its descriptor with the first timer.
+                timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
+            else:
+                atomic_store(&registered, FOREIGN)
+            lib.virEventRemoveTimeout(timer)
+            give_room(1)
+    return 0
 
 
-cdef bint is_running():
-    present = thread
-    return present is not None and present.is_alive()
+cdef bint is_running() noexcept:
+    cdef int number = atomic_load(&wanted)
+    return number != 0 and atomic_load(&alive) == number
 
 
-cdef object start_thread():
-    global thread
+cdef int start() except -1:
+    global ended, threads
     if atomic_load(&registered) == OURS and not is_running():
-        from threading import Thread  # costs as much as all the rest of a first reading
+        ending = allocate_lock()
+        ending.acquire()
+        threads += 1
+        atomic_store(&alive, threads)
+        atomic_store(&wanted, threads)
+        try:
+            start_thread("pyvirhost-loop", run, threads, ending)
+        except BaseException:
+            atomic_store(&wanted, 0)
+            raise
+        ended = ending
+    return 0
 
-        atomic_store(&wanted, 1)
-        thread = Thread(target=run, name="pyvirhost-events", daemon=True)
-        thread.start()
 
-
-cdef object stop_thread(timeout):
+cdef int stop(double timeout) except -1:
     # Wakes the thread by a timer that is due at once.
-    global thread
-    stopped = thread
-    thread = None
-    if stopped is not None:
-        atomic_store(&wanted, 0)
+    global ended
+    atomic_store(&wanted, 0)
+    if ended is not None:
         with nogil:
             lib.virEventAddTimeout(0, wake_up, NULL, NULL)
-        if stopped.ident != get_ident():
-            stopped.join(timeout)
+        if not in_loop and ended.acquire(True, timeout):
+            ended = None
+    return 0
 
 
-cdef bint in_loop():
-    # A close callback may open and close connections, and must not wait for the lock: whoever
-    # holds it may be waiting for the loop's thread.
-    return get_ident() == loop_thread
+# A close callback may open and close connections, and must not wait for the lock: whoever holds it
+# may be waiting for the loop's thread.
 
-
-cdef object keep_running():
-    if atomic_load(&registered) == OURS and not is_running() and not in_loop():
+cdef int keep_running() except -1:
+    if atomic_load(&registered) == OURS and not is_running() and not in_loop:
         with lock:
-            start_thread()
+            start()
+    return 0
 
 
 cdef void settle() noexcept:
-    if atomic_load(&registered) == OURS and not is_running() and not in_loop():
+    if atomic_load(&registered) == OURS and not is_running() and not in_loop:
         with lock:
             if not is_running():
                 with nogil:
@@ -156,16 +295,23 @@ class EventLoop:
     def start(self):
         """Start the loop; where it runs, do nothing.
 
+        Raises
+        ------
+        OSError
+            ``EMFILE``, ``ENFILE``: the loop takes a file descriptor, and there is none.
+        RuntimeError
+            There can be no further thread. Until there can, connections can't be opened either.
+
         Notes
         -----
         ``virEventRegisterDefaultImpl`` and ``virEventRunDefaultImpl``, since libvirt 0.9.0; no
         round trip.
         """
-        if in_loop():
+        if in_loop:
             return
         with lock:
             register()
-            start_thread()
+            start()
 
     def stop(self):
         """Stop the loop at once; where it does not run, do nothing.
@@ -173,11 +319,11 @@ class EventLoop:
         Connections that it served go on without keepalive until it is started again, which the
         next `open` does.
         """
-        if in_loop():
+        if in_loop:
             atomic_store(&wanted, 0)
             return
         with lock:
-            stop_thread(None)
+            stop(-1)
 
     @property
     def running(self):
@@ -206,16 +352,16 @@ def pause():
     # A thread that is inside the loop while the process forks would own it in the child for ever.
     global paused
     lock.acquire()
-    paused = is_running() and thread.ident != get_ident()
+    paused = is_running() and not in_loop
     if paused:
-        stop_thread(None)
+        stop(-1)
 
 
 def resume():
     global paused
     try:
         if paused:
-            start_thread()
+            start()
     finally:
         paused = False
         lock.release()
@@ -223,9 +369,12 @@ def resume():
 
 def leave_to_parent():
     # The child inherits the watches of its parent's sockets, and must not read from those.
-    global thread, paused
+    global ended, in_loop, paused
     cdef int watch, timer, last_watch, last_timer
-    thread = None
+    atomic_store(&wanted, 0)
+    atomic_store(&promised, 0)
+    in_loop = False
+    ended = None
     if atomic_load(&registered) == OURS:
         last_watch = lib.virEventAddHandle(0, 0, do_nothing_on_handle, NULL, NULL)
         last_timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
@@ -242,7 +391,7 @@ os.register_at_fork(before=pause, after_in_parent=resume, after_in_child=leave_t
 
 def end():
     with lock:
-        stop_thread(2)
+        stop(2)
 
 
 atexit.register(end)

@@ -10,52 +10,74 @@ the answer, not the connection: the call ends in its thread, and the next one fo
 
 import asyncio
 import functools
-import inspect
 import queue
-import threading
+import sys
 import weakref
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any
 
 import pyvirhost
+from pyvirhost._connection import check_callback
+from pyvirhost._events import start_thread
 
 _Job = Callable[[], Any]
+_Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
-class _Worker(threading.Thread):
-    """A daemon thread that does one job after another, until it is given None."""
+def _work(jobs: _Jobs) -> None:
+    """Do one job after another, until there is None."""
+    while (job := jobs.get()) is not None:
+        try:
+            job()
+        except BaseException:  # for want of memory, say; the next one may have some
+            sys.excepthook(*sys.exc_info())
+        del job  # or it would keep what it holds until the next one
+
+
+class _Worker:
+    """A thread that does one job after another."""
 
     def __init__(self) -> None:
-        super().__init__(name="pyvirhost-aio", daemon=True)
-        self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self.start()
-
-    def run(self) -> None:
-        """Do the jobs."""
-        while (job := self.jobs.get()) is not None:
-            job()
-            del job  # or it would keep what it holds until the next one
+        self.jobs: _Jobs = queue.SimpleQueue()
+        start_thread("pyvirhost-aio", _work, self.jobs)
 
     def end(self) -> None:
         """Let the thread end after the jobs that it has been given."""
         self.jobs.put(None)
 
-    async def do(self, job: _Job, unwanted: Callable[[Any], None] | None = None) -> Any:
+    def take_over(self) -> None:
+        """Do those jobs that the thread has not begun, in this one."""
+        while True:
+            try:
+                job = self.jobs.get_nowait()
+            except queue.Empty:
+                return
+            if job is not None:
+                job()
+
+    async def do(
+        self,
+        job: _Job,
+        unwanted: Callable[[Any], None] | None = None,
+        *,
+        even_cancelled: bool = False,
+    ) -> Any:
         """Do a job in the thread and return what it returns.
 
         Parameters
         ----------
         job : callable
-            It is not begun when the await is cancelled before.
         unwanted : callable, optional
-            Is given, in the thread, a result that nobody waits for any more.
+            Is given, in a thread, a result that nobody waits for any more.
+        even_cancelled : bool, default False
+            Begin the job even if the await was cancelled before.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
 
         def work() -> None:
-            if future.cancelled():
+            if future.cancelled() and not even_cancelled:
                 return
             result: Any = None
             error: BaseException | None = None
@@ -75,11 +97,16 @@ class _Worker(threading.Thread):
 
         def deliver(result: Any, error: BaseException | None) -> None:
             if future.cancelled():
-                self.jobs.put(lambda: discard(result))
-            elif error is not None:
-                future.set_exception(error)
-            else:
+                if unwanted is not None and result is not None:
+                    start_thread("pyvirhost-aio", discard, result)
+            elif error is None:
                 future.set_result(result)
+            elif isinstance(error, StopIteration):  # which no future takes
+                refused = RuntimeError(f"{error!r} can't be raised by an await")
+                refused.__cause__ = error
+                future.set_exception(refused)
+            else:
+                future.set_exception(error)
 
         def discard(result: Any) -> None:
             if unwanted is not None and result is not None:
@@ -140,6 +167,7 @@ class Connection:
     def __init__(self, connection: pyvirhost.Connection, worker: _Worker) -> None:
         self._connection = connection
         self._worker = worker
+        self._closing = False
 
     def __del__(self) -> None:
         self._worker.end()
@@ -153,33 +181,49 @@ class Connection:
         return self._connection.closed
 
     async def close(self) -> None:
-        """Close the connection, also under a call that hangs; once it is closed, do nothing."""
+        """Close the connection, also under a call that hangs; once it is closed, do nothing.
+
+        That call ends as it would have. Those that wait for it raise `ConnectionClosedError` at
+        once, like new ones.
+        """
+        if self._closing:
+            return
         closer = _Worker()
+        self._closing = True
         try:
-            await closer.do(self._connection.close)
+            await closer.do(self._connection.close, even_cancelled=True)
         finally:
             closer.end()
+            if self._connection.closed:
+                self._worker.take_over()
+            self._worker.end()
+
+    async def _do(self, job: _Job) -> Any:
+        if self._closing or self._connection.closed:
+            raise pyvirhost.ConnectionClosedError(
+                "the connection is closed", code=pyvirhost.ErrorCode.VIR_ERR_INVALID_CONN)
+        return await self._worker.do(job)
 
     async def register_close_callback(
-        self, callback: Callable[["Connection", pyvirhost.CloseReason], object]
+        self, callback: Callable[["Connection", pyvirhost.CloseReason | int], object]
     ) -> None:
         """Have a function called, once and by the asyncio event loop, when the connection is lost.
 
         Parameters
         ----------
         callback : callable
-            Is given this connection and a `CloseReason`.
+            Is given this connection and a `CloseReason`, or an int that none has.
         """
-        inspect.signature(callback).bind(None, None)
+        check_callback(callback, 2, "callback")
         loop = asyncio.get_running_loop()
         reference = weakref.ref(self)
 
-        def notify(_: pyvirhost.Connection, reason: pyvirhost.CloseReason) -> None:
+        def notify(_: pyvirhost.Connection, reason: pyvirhost.CloseReason | int) -> None:
             connection = reference()
             if connection is not None and not loop.is_closed():
                 loop.call_soon_threadsafe(callback, connection, reason)
 
-        await self._worker.do(lambda: self._connection.register_close_callback(notify))
+        await self._do(lambda: self._connection.register_close_callback(notify))
 
 
 def _awaitable(name: str) -> Callable[..., Any]:
@@ -188,7 +232,7 @@ def _awaitable(name: str) -> Callable[..., Any]:
 
     @functools.wraps(call)
     async def method(self: Connection, *args: Any, **keywords: Any) -> Any:
-        return await self._worker.do(functools.partial(call, self._connection, *args, **keywords))
+        return await self._do(functools.partial(call, self._connection, *args, **keywords))
 
     method.__qualname__ = f"Connection.{name}"
     return method

@@ -1,27 +1,27 @@
 """Awaitable connections: the event loop goes on, whatever the servers and the tasks do."""
 
+import ast
 import asyncio
+import contextlib
 import gc
 import inspect
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
-from daemon import wait_until
+from daemon import stopped, threads_named, wait_until
 
 import pyvirhost
 import pyvirhost.aio
 
 
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "pyvirhost-aio"]
-
-
 @pytest.fixture(autouse=True)
 def no_thread_left():
     yield
-    wait_until(lambda: gc.collect() >= 0 and not threads(), "the threads to end")
+    wait_until(lambda: gc.collect() >= 0 and not threads_named("pyvirhost-aio"),
+               "the threads to end")
 
 
 def test_every_call_can_be_awaited():
@@ -158,6 +158,112 @@ def test_closing_under_a_call_that_hangs(own_daemon):
     asyncio.run(main())
 
 
+def test_calls_that_wait_behind_one_that_hangs_end_with_close(proxy):
+    async def main():
+        host = await pyvirhost.aio.open(proxy.test_uri)
+        proxy.clear()
+        with stopped(proxy.daemon):
+            hung = asyncio.create_task(host.node_info())
+            waiting = [asyncio.create_task(host.hostname()) for _ in range(5)]
+            async with asyncio.timeout(20):
+                while not proxy.calls:
+                    await asyncio.sleep(0)
+            await asyncio.wait_for(host.close(), 10)
+            async with asyncio.timeout(10):
+                results = await asyncio.gather(*waiting, return_exceptions=True)
+                assert {type(result) for result in results} == {pyvirhost.ConnectionClosedError}
+                with pytest.raises(pyvirhost.ConnectionClosedError):
+                    await host.hostname()
+            assert not hung.done()
+        assert (await hung).cpus == 16
+
+    asyncio.run(main())
+
+
+def test_the_thread_ends_with_close_and_not_with_the_last_reference():
+    async def main():
+        async with pyvirhost.aio.open("test:///default") as host:
+            wait_until(lambda: threads_named("pyvirhost-aio") == 1, "the thread to have its name")
+        wait_until(lambda: not threads_named("pyvirhost-aio"), "the thread to end")
+        for call in (host.node_info, host.unregister_close_callback,
+                     lambda: host.register_close_callback(lambda *_: None)):
+            with pytest.raises(pyvirhost.ConnectionClosedError, match="the connection is closed"):
+                await call()
+        await host.close()
+
+    asyncio.run(main())
+
+
+def test_a_close_that_is_cancelled_at_once_closes(own_daemon):
+    before = len(os.listdir("/proc/self/fd"))
+
+    async def main():
+        for turn in range(20):
+            host = await pyvirhost.aio.open(own_daemon.test_uri)
+            close = asyncio.create_task(host.close())
+            for _ in range(turn % 3):
+                await asyncio.sleep(0)
+            close.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await close
+            if turn % 3 == 0:  # it had not begun
+                await host.close()
+            with pytest.raises(pyvirhost.ConnectionClosedError):
+                await host.node_info()
+
+    asyncio.run(main())
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the connections to close")
+
+
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration, GeneratorExit,
+                                   asyncio.CancelledError, ZeroDivisionError])
+def test_whatever_auth_raises_ends_the_await(tmp_path, error):
+    path = tmp_path / "node.xml"
+    path.write_text("<node><auth><user>q</user></auth></node>")
+
+    def answer(_):
+        raise error("mine")
+
+    async def main():
+        async with asyncio.timeout(20):
+            await pyvirhost.aio.open(f"test://{path}", auth=answer)
+
+    expected = RuntimeError if error is StopIteration else error
+    with pytest.raises(expected, match="mine") as caught:
+        asyncio.run(main())
+    if error is StopIteration:
+        assert type(caught.value.__cause__) is StopIteration
+
+
+def test_whatever_an_argument_raises_ends_the_await():
+    class Stops:
+        def __index__(self):
+            raise StopIteration("mine")
+
+    async def main():
+        async with pyvirhost.aio.open("test:///default") as host, asyncio.timeout(20):
+            with pytest.raises(RuntimeError, match="mine"):
+                await host.cpu_map(Stops())
+            assert (await host.node_info()).cpus == 16
+
+    asyncio.run(main())
+
+
+def test_it_takes_the_callables_that_a_connection_takes(daemon):
+    async def main():
+        async with pyvirhost.aio.open(daemon.test_uri) as host:
+            await host.register_close_callback(getattr)
+            await host.unregister_close_callback()
+            with pytest.raises(TypeError, match=r"^callback must take 2 arguments"):
+                await host.register_close_callback(lambda: None)
+            with pytest.raises(TypeError, match=r"^callback must be callable"):
+                await host.register_close_callback(5)
+
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(getattr)
+    asyncio.run(main())
+
+
 def test_a_loop_that_ends_first(own_daemon):
     before = len(os.listdir("/proc/self/fd"))
 
@@ -200,7 +306,32 @@ def test_a_dropped_connection_is_closed_with_a_warning(daemon):
     def drop():
         asyncio.run(main())
         gc.collect()
-        wait_until(lambda: not threads(), "the thread to end")
+        wait_until(lambda: not threads_named("pyvirhost-aio"), "the thread to end")
 
     with pytest.warns(ResourceWarning, match="unclosed"):
         drop()
+
+
+# ---- the stubs ----
+
+def stub(module):
+    """The functions of a stub, and the methods of its Connection, by name."""
+    body = ast.parse(Path(pyvirhost.__file__).with_name(f"{module}.pyi").read_text()).body
+    connection, = (node for node in body
+                   if isinstance(node, ast.ClassDef) and node.name == "Connection")
+    return {node.name: node for node in body + connection.body
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+
+
+def test_both_stubs_say_the_same():
+    ours, theirs = stub("_connection"), stub("aio")
+    names = {name for name in ours if not name.startswith("_")}
+    names -= {"ref", "initialize", "check_callback"}
+    assert names == {name for name in theirs if not name.startswith("_")}
+    for name in names:
+        assert ast.unparse(ours[name].args) == ast.unparse(theirs[name].args)
+        if name == "open":
+            assert ast.unparse(theirs[name].returns) == "Opening"
+        else:
+            assert ast.unparse(ours[name].returns) == ast.unparse(theirs[name].returns)
+            assert isinstance(theirs[name], ast.AsyncFunctionDef) == (name != "closed")

@@ -117,7 +117,8 @@ def test_enums_have_cs_members(enum, c_type, file):
     newer = members.keys() - declared.keys()
     assert newer <= {"VIR_CONNECT_BASELINE_CPU_IGNORE_HOST", "VIR_ERR_NO_NETWORK_METADATA",
                      "VIR_ERR_AGENT_COMMAND_TIMEOUT", "VIR_ERR_AGENT_COMMAND_FAILED",
-                     "VIR_ERR_MULTIPLE_DOMAINS", "VIR_FROM_CH"}
+                     "VIR_ERR_INVALID_ENCR_KEY_SECRET", "VIR_ERR_MULTIPLE_DOMAINS",
+                     "VIR_FROM_CH"}
     for name, member in enum.__members__.items():
         assert getattr(constants, name) is member
 
@@ -126,6 +127,7 @@ def test_constants_newer_than_the_headers_are_there():
     for name, value in NEWER.items():
         assert getattr(constants, name) == value
     assert constants.VIR_ERR_AGENT_COMMAND_FAILED == 113
+    assert constants.VIR_ERR_INVALID_ENCR_KEY_SECRET == 114
 
 
 def test_all_cpus_and_all_cells_are_public():

@@ -2,9 +2,12 @@
 
 import contextlib
 import ctypes
+import enum
+import re
 import sys
 
 import pytest
+from daemon import stopped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -205,6 +208,34 @@ def test_a_subclass_of_str_is_a_str(qemu, connection):
     with pytest.raises(pyvirhost.LibvirtError, match="shm_pages_to_scan"):
         qemu.set_memory_parameters({Text("shm_pages_to_scan"): 1})
     assert connection.cpu_model_names(Text("x86_64"))
+
+
+def test_members_of_an_enum_are_text_like_any_other(daemon):
+    class Name(enum.StrEnum):
+        URI = daemon.test_uri
+        ARCH = "x86_64"
+        TYPE = "qemu"
+        CPU = "<cpu><arch>x86_64</arch><model>Haswell</model></cpu>"
+        USER = "her"
+
+    for timeout in (None, 20):
+        with pyvirhost.open(Name.URI, timeout=timeout) as connection:
+            assert connection.uri() == daemon.test_uri
+    with (stopped(daemon),
+          pytest.raises(pyvirhost.OperationTimeoutError, match=re.escape(daemon.test_uri))):
+        pyvirhost.open(Name.URI, timeout=0.05)
+    hypervisor = {"emulator": Name.ARCH, "arch": Name.ARCH, "machine": Name.ARCH,
+                  "virttype": Name.TYPE}
+    with pyvirhost.open(daemon.qemu_uri) as connection:
+        assert connection.cpu_model_names(Name.ARCH)
+        assert connection.baseline_cpu([Name.CPU])
+        for call in (lambda: connection.max_vcpus(Name.TYPE),
+                     lambda: connection.compare_cpu(Name.CPU),
+                     lambda: connection.compare_hypervisor_cpu(Name.CPU, **hypervisor),
+                     lambda: connection.baseline_hypervisor_cpu([Name.CPU], **hypervisor),
+                     lambda: connection.set_identity({"user-name": Name.USER})):
+            with contextlib.suppress(pyvirhost.LibvirtError):
+                call()
 
 
 def test_mappings_whose_items_are_none(connection):

@@ -1,11 +1,16 @@
 """Credentials: asked for by the test driver, which needs no daemon for it."""
 
+import enum
 import gc
+import os
+import subprocess
 import sys
+import textwrap
 import threading
+import traceback
 
 import pytest
-from daemon import wait_until
+from daemon import threads_named, wait_until
 
 import pyvirhost
 from pyvirhost import constants
@@ -68,6 +73,7 @@ def test_without_answers_there_is_no_connection(uri):
     (lambda _: "name", "auth must return a list of str or None, not str"),
     (lambda _: 7, "auth must return a list of str or None, not int"),
     (lambda _: ["a\0b"], "auth answered with a NUL character"),
+    (lambda _: ["a\ud800b"], "auth answered with a lone surrogate"),
 ])
 @pytest.mark.parametrize("timeout", [None, 20])
 def test_declining_and_nonsense_are_authentication_errors(uri, auth, message, timeout):
@@ -112,6 +118,45 @@ def test_no_repr_shows_a_secret(uri):
     assert "s3cret" not in repr(caught.value) + str(vars(caught.value))
 
 
+@pytest.mark.parametrize("timeout", [None, 20])
+def test_no_error_holds_a_secret_that_cannot_be_sent(uri, timeout):
+    with pytest.raises(pyvirhost.AuthenticationError) as caught:
+        pyvirhost.open(uri, auth=lambda _: ["s3cret\ud800"], timeout=timeout)
+    held = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    while held is not None:
+        frames = [frame for frame in held.stack if frame.filename != __file__]
+        assert "s3cret" not in f"{held} {[frame.locals for frame in frames]}"
+        held = held.__cause__ or held.__context__
+    assert caught.value.__context__ is caught.value.__cause__ is None
+    assert "s3cret" not in repr(vars(caught.value))
+
+
+def test_a_login_changes_nothing_in_the_interpreter(tmp_path):
+    # In another one: CPython has one bytes object for all that are of one and the same character.
+    path = tmp_path / "node.xml"
+    path.write_text("<node><auth><user password='x'>q</user></auth></node>")
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent("""
+        import sys, pyvirhost
+        for timeout in (None, None, 20, 20):
+            pyvirhost.open(sys.argv[1], auth=pyvirhost.PasswordAuth("q", "x"),
+                           timeout=timeout).close()
+        for number in range(256):
+            assert list(bytes([number])) == [number], number
+        print("end")
+    """), f"test://{path}"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+def test_answers_may_be_members_of_an_enum(uri):
+    class User(enum.StrEnum):
+        NAME = "astrochicken"
+        PASSWORD = "123456"
+
+    with pyvirhost.open(uri, auth=pyvirhost.PasswordAuth(User.NAME, User.PASSWORD)) as connection:
+        assert connection.node_info().cpus > 0
+
+
 @pytest.mark.thread_unsafe(reason="counts references")
 def test_opening_frees_what_it_was_given(uri):
     class Answers:
@@ -137,7 +182,7 @@ def test_an_answer_that_takes_too_long(uri):
         pyvirhost.open(uri, auth=lambda _: over.wait(20) and ["nopass"], timeout=0.05)
     over.set()
     # Its end would otherwise fall into some later test.
-    wait_until(lambda: "pyvirhost-open" not in [thread.name for thread in threading.enumerate()],
+    wait_until(lambda: not threads_named("pyvirhost-open"),
                "the abandoned attempt to end")
 
 

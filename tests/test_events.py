@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from daemon import Daemon, wait_until
+from daemon import Daemon, threads_named, wait_until
 from test_faults import together
 
 import pyvirhost
@@ -25,7 +25,7 @@ def loop():
 
 
 def loop_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "pyvirhost-events"]
+    return threads_named("pyvirhost-loop")
 
 
 def test_starting_and_stopping_are_idempotent():
@@ -36,12 +36,12 @@ def test_starting_and_stopping_are_idempotent():
         assert loop.running
         assert EventLoop().running
         assert repr(loop) == "<EventLoop running>"
-        assert len(loop_threads()) == 1
+        wait_until(lambda: loop_threads() == 1, "the thread to have its name")
         loop.stop()
         loop.stop()
         assert not loop.running
         assert repr(loop) == "<EventLoop stopped>"
-        assert not loop_threads()
+        wait_until(lambda: not loop_threads(), "the thread to end")
 
 
 def test_many_threads_start_and_stop_it():
@@ -59,7 +59,7 @@ def test_many_threads_start_and_stop_it():
     for thread in threads:
         thread.join(60)
     EventLoop().stop()
-    assert not loop_threads()
+    wait_until(lambda: not loop_threads(), "the thread to end")
 
 
 def test_the_loop_may_be_asked_while_others_start_and_stop_it():
@@ -81,7 +81,7 @@ def test_the_loop_may_be_asked_while_others_start_and_stop_it():
 
     together(start_and_stop, ask, ask, ask)
     EventLoop().stop()
-    assert not loop_threads()
+    wait_until(lambda: not loop_threads(), "the thread to end")
 
 
 def test_a_thread_that_gets_the_number_of_the_loops_starts_it():
@@ -92,6 +92,59 @@ def test_a_thread_that_gets_the_number_of_the_loops_starts_it():
         together(EventLoop().start)
         assert EventLoop().running
         EventLoop().stop()
+
+
+def test_no_caller_takes_a_lock_in_python(daemon):
+    # The exception of a signal handler can leave one locked, once and for all.
+    assert run("""
+        import _thread, asyncio, sys, threading
+        import pyvirhost, pyvirhost.aio
+
+        taken = []
+        main = threading.get_ident()
+
+        def watched(kind):
+            def make(*arguments):
+                lock = kind(*arguments)
+
+                class Watched:
+                    def __enter__(self):
+                        if threading.get_ident() == main:
+                            taken.append(kind)
+                        return lock.__enter__()
+
+                    def __exit__(self, *exception):
+                        return lock.__exit__(*exception)
+
+                    def __getattr__(self, name):
+                        return getattr(lock, name)
+
+                return Watched()
+
+            return make
+
+        async def main_task():
+            async with pyvirhost.aio.open(sys.argv[1]) as host:
+                await host.node_info()
+
+        with asyncio.Runner() as runner:
+            runner.get_loop()
+            threading.Lock = watched(threading.Lock)
+            threading.RLock = watched(threading.RLock)
+            threading._allocate_lock = watched(threading._allocate_lock)
+            threading.Condition()  # takes the new ones
+            with threading.Condition():
+                assert len(taken) == 1
+            taken.clear()
+            loop = pyvirhost.EventLoop()
+            for timeout in (None, 20):
+                loop.start()
+                pyvirhost.open(sys.argv[1], timeout=timeout, keepalive=(5, 3)).close()
+                loop.stop()
+            runner.run(main_task())
+            assert not taken, taken
+        print("end")
+    """, daemon.test_uri) == "end\n"
 
 
 def test_opening_starts_a_loop_that_was_stopped(daemon, loop):
@@ -449,6 +502,7 @@ def test_the_loop_of_another_library_is_used(daemon):
     assert run("""
         import sys, threading
         import libvirt
+        from daemon import threads_named
 
         libvirt.virEventRegisterDefaultImpl()
         stop = False
@@ -464,7 +518,7 @@ def test_the_loop_of_another_library_is_used(daemon):
         loop = pyvirhost.EventLoop()
         loop.start()
         print(loop)
-        assert not [thread for thread in threading.enumerate() if "pyvirhost" in thread.name]
+        assert not threads_named("pyvirhost-loop")
         with pyvirhost.open(sys.argv[1], keepalive=(1, 2)) as connection:
             print(connection.set_keepalive(1, 2))
         loop.stop()
@@ -484,8 +538,8 @@ def test_opening_a_stopped_daemon_ends_in_time_and_leaves_nothing(own_daemon):
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.code == pyvirhost.ErrorCode.VIR_ERR_OPERATION_TIMEOUT
     own_daemon.process.send_signal(signal.SIGCONT)
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before and not [
-        thread for thread in threading.enumerate() if thread.name == "pyvirhost-open"],
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before and not threads_named(
+        "pyvirhost-open"),
         "the abandoned attempt to close itself")
 
 

@@ -268,7 +268,7 @@ def test_without_a_thread_each_host_has_an_error():
             for _ in range(3):
                 errors = [answer.error for answer in fleet.ask(lambda connection: 1)]
                 assert [type(error) for error in errors] == [RuntimeError] * 2, errors
-                assert "raise the limit of processes" in str(errors[0])
+                assert "raise the limit of threads" in str(errors[0])
             while (sample := next(poller)).error is None:
                 pass  # whose turn came before
             assert isinstance(sample.error, RuntimeError), sample
@@ -276,7 +276,7 @@ def test_without_a_thread_each_host_has_an_error():
                 try:
                     new.start()
                 except RuntimeError as error:
-                    assert "raise the limit of processes" in str(error)
+                    assert "raise the limit of threads" in str(error)
                 else:
                     raise AssertionError
             threading.stack_size(0)
@@ -384,7 +384,7 @@ def test_no_more_workers_than_there_may_be_but_for_those_set_aside():
         assert all(first)
         assert len(threads()) == 2
         # Their places are taken by two more, whenever half a second is over.
-        wait_until(lambda: len(threads()) == 4 and len(workers.threads) == 2,
+        wait_until(lambda: len(threads()) == 4 and workers.count == 2,
                    "others to take their places")
         go_on.set()
         assert all(begun.acquire(timeout=10) for _ in range(4))
@@ -395,7 +395,7 @@ def test_no_more_workers_than_there_may_be_but_for_those_set_aside():
     finally:
         with clock.lock:
             workers.end()
-            clock.end(time.monotonic() + 10, lambda: not workers.threads)
+            clock.end(time.monotonic() + 10, lambda: workers.count == 0)
 
 
 def test_a_clock_does_what_is_due_and_nothing_that_was_called_off():

@@ -5,10 +5,12 @@ import itertools
 import math
 import os
 import time
-from _thread import RLock, get_ident, start_new_thread
+from _thread import RLock, get_ident
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+
+from pyvirhost._events import start_thread
 
 T = TypeVar("T")
 Act = Callable[[], object]
@@ -84,11 +86,7 @@ class Clock:
             The system has no room for another thread.
         """
         if self._process is None:
-            try:
-                # threading would take locks of its own, in the caller's thread.
-                start_new_thread(self._run, ())
-            except RuntimeError as error:
-                raise no_thread(error) from None
+            start_thread("pyvirhost-clock", self._run)
             self._process = os.getpid()
 
     def do(self, act: Callable[[], T]) -> T:
@@ -218,10 +216,3 @@ class Clock:
         except BaseException as raised:
             error = raised.with_traceback(None)
         reply.put((result, error))
-
-
-def no_thread(error: Exception) -> RuntimeError:
-    """Return the error of a thread that could not be started, with what to do."""
-    return RuntimeError(
-        f"{error}: the system has no room for another one; raise the limit of processes (ulimit "
-        "-u, or TasksMax of a service) or of memory")

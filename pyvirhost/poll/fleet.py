@@ -7,8 +7,8 @@ time, and while that thread hangs, by none.
 """
 
 import math
-import threading
 import time
+from _thread import TIMEOUT_MAX, get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -77,7 +77,7 @@ class Member:
         self.link = Link(host, on_loss)
         self.turns: deque[Turn] = deque()
         # The thread that has the host, of which workers, and the turn that it is in.
-        self.thread: threading.Thread | None = None
+        self.thread: int | None = None
         self.workers: Workers | None = None
         self.current: Turn | None = None
         # The turn was given up and the thread has not come back.
@@ -390,7 +390,7 @@ class Fleet:
 
     def _begin(self, member: Member) -> Turn | None:
         member.is_queued = False
-        member.thread = threading.current_thread()
+        member.thread = get_ident()
         if not member.turns:
             return None
         member.current = turn = member.turns.popleft()
@@ -470,7 +470,7 @@ class Fleet:
         self.clock.end(time.monotonic() + _FAREWELL, self._is_deserted)
 
     def _is_deserted(self) -> bool:
-        return not self._asking.threads and not self._connecting.threads
+        return self._asking.count == self._connecting.count == 0
 
     def _abandon(self) -> None:
         # Nobody waits for an answer that does not come.
@@ -503,7 +503,7 @@ def checked_seconds(seconds: float, name: str) -> float:
     """Return a number of seconds, or raise what is wrong with it."""
     if not isinstance(seconds, int | float):
         raise TypeError(f"{name} must be a number, not {type(seconds).__name__}")
-    if not LEAST_SECONDS <= seconds <= threading.TIMEOUT_MAX:
+    if not LEAST_SECONDS <= seconds <= TIMEOUT_MAX:
         raise ValueError(f"{name} must be at least {LEAST_SECONDS} seconds, not {seconds}")
     return float(seconds)
 

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
@@ -202,4 +201,4 @@ def _close_unused() -> None:
             break
         if _kept.pop(key, None) is kept:
             # A server that hangs would hang this task, too.
-            threading.Thread(target=kept.link.close, daemon=True).start()
+            start_thread("pyvirhost-close", kept.link.close)

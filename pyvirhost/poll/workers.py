@@ -1,13 +1,14 @@
 """Daemon threads that do jobs, and are replaced when a job takes too long."""
 
 import math
-import threading
 import time
+from _thread import get_ident
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from pyvirhost.poll.clock import Clock, no_thread
+from pyvirhost._events import start_thread
+from pyvirhost.poll.clock import Clock
 
 
 class Job(Protocol):
@@ -38,14 +39,15 @@ class Workers:
 
     def __init__(self, limit: int, patience: float, clock: Clock) -> None:
         self.limit = limit
-        self.threads: set[threading.Thread] = set()
+        # How many there are, not counting those set aside.
+        self.count = 0
         self._patience = patience
         self._clock = clock
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         # Threads that wait for a job, less jobs that wait for a thread.
         self._free = 0
         # When each thread that is not set aside began its job, in that order.
-        self._busy: dict[threading.Thread, float] = {}
+        self._busy: dict[int, float] = {}
         self._watched = False
 
     def do(self, job: Job) -> None:
@@ -54,31 +56,30 @@ class Workers:
         self._jobs.put(job)
         self._staff()
 
-    def set_aside(self, thread: threading.Thread) -> None:
+    def set_aside(self, thread: int) -> None:
         """Let another thread take the place of one that does a job."""
         if self._busy.pop(thread, None) is not None:
-            self.threads.discard(thread)
+            self.count -= 1
             self._staff()
 
     def end(self) -> None:
         """Let the threads end after the jobs that there are."""
         self.limit = 0
-        for _ in self.threads:
+        for _ in range(self.count):
             self._jobs.put(None)
 
     def _staff(self) -> None:
-        while self._free < 0 and len(self.threads) < self.limit:
-            thread = threading.Thread(target=self._work, name="pyvirhost-worker", daemon=True)
+        while self._free < 0 and self.count < self.limit:
             try:
-                thread.start()
+                start_thread("pyvirhost-work", self._work)
             except (RuntimeError, MemoryError) as error:
-                if not self.threads:  # else the jobs wait for those
-                    self._refuse(no_thread(error))
+                if self.count == 0:  # else the jobs wait for those that there are
+                    self._refuse(error)
                 break
-            self.threads.add(thread)
+            self.count += 1
             self._free += 1
 
-    def _refuse(self, error: RuntimeError) -> None:
+    def _refuse(self, error: Exception) -> None:
         with suppress(Empty):  # threads that were set aside may come back and take jobs, too
             while self._free < 0:
                 job = self._jobs.get_nowait()
@@ -87,7 +88,7 @@ class Workers:
                     job.refuse(error)
 
     def _work(self) -> None:
-        thread = threading.current_thread()
+        thread = get_ident()
         while (job := self._jobs.get()) is not None:
             with self._clock.lock:
                 self._begin(thread)
@@ -95,12 +96,12 @@ class Workers:
             del job  # or it would keep what it holds until the next one
             with self._clock.lock:
                 if not self._goes_on(thread):
-                    break
+                    return
         with self._clock.lock:
-            self.threads.discard(thread)
+            self.count -= 1
         self._clock.wake()
 
-    def _begin(self, thread: threading.Thread) -> None:
+    def _begin(self, thread: int) -> None:
         self._busy[thread] = time.monotonic()
         if not self._watched and self._patience < math.inf:
             self._watch()
@@ -120,11 +121,11 @@ class Workers:
             self.set_aside(thread)
         self._watch()
 
-    def _goes_on(self, thread: threading.Thread) -> bool:
+    def _goes_on(self, thread: int) -> bool:
         # One that was set aside takes a place again where there is one.
         if self._busy.pop(thread, None) is None:
-            if len(self.threads) >= self.limit:
+            if self.count >= self.limit:
                 return False
-            self.threads.add(thread)
+            self.count += 1
         self._free += 1
         return True

@@ -1,0 +1,220 @@
+"""What the system runs out of: descriptors, files, threads. Each is an exception, no signal."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# A process that may have `limit` descriptors while it does something.
+LIMITED = """
+import errno, os, resource, sys, threading
+import pyvirhost
+from daemon import wait_until
+
+HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+def limited(limit, function):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, HARD))
+    try:
+        return function()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, HARD))
+
+def attempt(function):
+    # What it returns, or the error that there is no room.
+    try:
+        return function()
+    except OSError as error:
+        assert error.errno == errno.EMFILE and type(error) is OSError, repr(error)
+        assert "ulimit -n" in str(error), str(error)
+        return error
+
+def used():
+    return len(os.listdir("/proc/self/fd")) - 1
+
+def works(connection):
+    return not isinstance(connection, OSError) and connection.node_info().cpus == 16
+"""
+
+
+def run(program, *arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LIMITED) + textwrap.dedent(program), *arguments],
+        capture_output=True, text=True, timeout=80,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment})
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("options", [{}, {"keepalive": (5, 3)}, {"timeout": 20}])
+@pytest.mark.parametrize("driver", ["in this process", "unix", "tcp"])
+def test_opening_with_any_number_of_free_descriptors(daemon, driver, options):
+    uri = {"in this process": "test:///default", "unix": daemon.test_uri,
+           "tcp": daemon.tcp_uri}[driver]
+    assert run("""
+        uri, options = sys.argv[1], eval(sys.argv[2])
+        if "keepalive" in options:
+            pyvirhost.EventLoop().start()
+        before = used()
+        pyvirhost.open(uri, **options).close()  # once, so that what is loaded once is
+        wait_until(lambda: used() == before, "the connection to close")
+        outcomes = []
+        for limit in range(64):
+            connection = limited(limit, lambda: attempt(lambda: pyvirhost.open(uri, **options)))
+            outcomes.append(works(connection))
+            if outcomes[-1]:
+                assert limited(limit, lambda: works(connection))
+                connection.close()
+                wait_until(lambda: used() == before, "the connection to close")
+        first = outcomes.index(True)
+        assert outcomes == [False] * first + [True] * (64 - first)
+        assert 2 <= first - before <= 12, (first, before)
+        print("end")
+    """, uri, repr(options)) == "end\n"
+
+
+@pytest.mark.parametrize("free", range(13))
+def test_the_loop_starts_with_any_number_of_free_descriptors(daemon, free):
+    assert run("""
+        pyvirhost.initialize()
+        loop = pyvirhost.EventLoop()
+        limit = used() + int(sys.argv[2])
+        error = limited(limit, lambda: attempt(loop.start))
+        assert loop.running == (error is None)
+        # Without a loop this opens as ever.
+        with pyvirhost.open(sys.argv[1]) as connection:
+            assert works(connection)
+        with pyvirhost.open(sys.argv[1], keepalive=(5, 3)) as connection:
+            assert works(connection)
+            assert loop.running
+        print(error is None)
+    """, daemon.test_uri, str(free)) == f"{free >= 9}\n"
+
+
+def test_fifty_threads_open_at_once_near_the_limit(daemon):
+    assert run("""
+        pyvirhost.open(sys.argv[1]).close()
+        connections, failures = [], []
+        start = threading.Barrier(50)
+
+        def work():
+            start.wait()
+            for _ in range(4):
+                try:
+                    connection = attempt(lambda: pyvirhost.open(sys.argv[1]))
+                except BaseException as error:
+                    failures.append(repr(error))
+                else:
+                    connections.append(connection)
+
+        def together():
+            threads = [threading.Thread(target=work) for _ in range(50)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        for room in (30, 100, 150):
+            limited(used() + room, together)
+            made = [connection for connection in connections if works(connection)]
+            assert not failures, failures
+            assert len(connections) == 200
+            assert 0 < len(made) < room / 2
+            for connection in made:
+                connection.close()
+            connections.clear()
+        assert works(pyvirhost.open(sys.argv[1]))
+        os._exit(0)
+    """, daemon.test_uri) == ""
+
+
+def test_without_a_free_descriptor_errors_are_the_real_ones(own_daemon):
+    # What it takes to name an error's numbers can't be loaded.
+    assert run("""
+        import signal
+        connection = pyvirhost.open(sys.argv[1])
+        assert "pyvirhost.constants" not in sys.modules
+
+        ConnectionLostError = pyvirhost.ConnectionLostError
+
+        def fail():
+            try:
+                connection.node_info()
+            except ConnectionLostError as error:
+                return error
+
+        os.kill(int(sys.argv[2]), signal.SIGKILL)
+        error = limited(3, fail)
+        assert "is lost" in str(error), error
+        assert error.code in (1, 38)
+        print("end")
+    """, own_daemon.test_uri, str(own_daemon.process.pid)) == "end\n"
+
+
+def test_a_system_without_a_free_file(tmp_path, daemon):
+    # It can't be made so without harm to others; this process only is told that it is.
+    source, shim = tmp_path / "full.c", tmp_path / "full.so"
+    source.write_text("""
+        #include <errno.h>
+        int eventfd(unsigned int count, int flags) { errno = ENFILE; return -1; }
+    """)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, source], check=True)
+    assert run("""
+        for function in (lambda: pyvirhost.open(sys.argv[1]), pyvirhost.EventLoop().start):
+            try:
+                function()
+            except OSError as error:
+                assert error.errno == errno.ENFILE
+                assert "fs.file-max" in str(error)
+                print("refused")
+    """, daemon.test_uri, LD_PRELOAD=str(shim)) == "refused\nrefused\n"
+
+
+def test_where_no_thread_can_be_started_nothing_is_left_behind(daemon):
+    assert run("""
+        uri = sys.argv[1]
+        loop = pyvirhost.EventLoop()
+
+        def refused(function):
+            try:
+                function()
+            except RuntimeError as error:
+                assert "RLIMIT_NPROC" in str(error), error
+                return True
+
+        def open_in_asyncio():
+            import asyncio, pyvirhost.aio
+            asyncio.run(pyvirhost.aio.open(uri)._open())
+
+        before = used()
+        # Stacks that fit into no address space.
+        threading.stack_size(2**47)
+        assert refused(lambda: pyvirhost.open(uri, timeout=20))
+        assert refused(open_in_asyncio)
+        assert refused(lambda: pyvirhost.open(uri, keepalive=(5, 3)))
+        assert refused(loop.start)
+        assert not loop.running
+        loop.stop()
+        # Whoever opens now would wait for a loop that nobody runs.
+        assert refused(lambda: pyvirhost.open(uri))
+        if os.fork() == 0:
+            assert not loop.running
+            loop.stop()
+            threading.stack_size(0)
+            with pyvirhost.open(uri, keepalive=(5, 3)) as connection:
+                assert works(connection)
+            sys.exit(0)
+        assert os.wait()[1] == 0
+        threading.stack_size(0)
+        loop.start()
+        assert loop.running
+        with pyvirhost.open(uri, keepalive=(5, 3), timeout=20) as connection:
+            assert works(connection)
+        loop.stop()
+        threading.stack_size(2**47)
+        assert refused(loop.start)
+        print("end")
+    """, daemon.test_uri) == "end\n"
