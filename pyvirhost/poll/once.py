@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from weakref import WeakKeyDictionary
 
+from pyvirhost._events import start_thread
 from pyvirhost.poll.fleet import (
     LEAST_SECONDS,
     MAX_CONNECTS,
@@ -200,5 +201,9 @@ def _close_unused() -> None:
         if kept.used + _KEPT > time.monotonic():
             break
         if _kept.pop(key, None) is kept:
-            # A server that hangs would hang this task, too.
-            start_thread("pyvirhost-close", kept.link.close)
+            try:
+                # A server that hangs would hang this task, too.
+                start_thread("pyvirhost-close", kept.link.close)
+            except RuntimeError:  # no room for a thread now
+                _kept[key] = kept
+                break
