@@ -1,7 +1,6 @@
 """Measure everything, print it, keep it, draw it: ``make bench``."""
 
 import argparse
-import contextlib
 import ctypes
 import os
 import platform
@@ -9,28 +8,21 @@ import resource
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
-from daemon import Daemon
-
-from benchmarks import OURS, THEIRS, memory, pictures, scale, start, table
-from benchmarks.compiled import compile_library, compile_program
+from benchmarks import table
+from benchmarks.parts import all_parts
 from benchmarks.samples import Samples
-from benchmarks.worker import ask
 
 BEGIN = time.monotonic()
-IN_PROCESS = "test:///default"
-# A daemon that lets a thousand connections in; each occupies a few files in it, too.
-MANY = """\
-max_clients = 5000
-max_anonymous_clients = 5000
-"""
+LINES = 10  # of what a part failed with
 
 
 def arguments():
     """Return the command line's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="in less than a minute")
+    parser.add_argument("--quick", action="store_true", help="in about a minute")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"),
                         help="the file to keep all samples in")
     parser.add_argument("--compare", type=Path, metavar="EARLIER",
@@ -46,52 +38,21 @@ def say(text):
     print(f"bench: {time.monotonic() - BEGIN:3.0f} s: {text}", file=sys.stderr, flush=True)
 
 
-def measure(samples, folder, quick, free_threaded):
-    """Measure everything that this machine can."""
-    library = str(compile_library("twin", folder))
-    sixteen = compile_library("sixteen_cpus", folder)
-    program = str(compile_program("start", folder))
-    processes = 1 if quick else 5
+def measure(parts, samples):
+    """Measure one part after another and return the names of those that failed.
 
-    with Daemon(settings=MANY) as daemon:
-        host = daemon.qemu_uri
-        say("calls and snapshots")
-        # Batches so short that on a busy machine, too, most of them run uninterrupted.
-        places = {"in process": (IN_PROCESS, None, 120, 0.0004),
-                  "16 CPUs": (IN_PROCESS, sixteen, 120, 0.0004),
-                  "unix socket": (host, None, 20, 0.01)}
-        for _ in range(processes):
-            for place, (uri, preload, rounds, batch) in places.items():
-                samples.add(ask("calls", preload=preload, place=place, uri=uri, library=library,
-                                rounds=rounds, batch=batch))
-        say("beside a busy thread")
-        for _ in range(1 if quick else 3):
-            samples.add(ask("busy", uri=host, library=library, rounds=3 if quick else 10))
-        say("starting")
-        samples.add(start.measure(program, 10 if quick else 40))
-        say("threads")
-        for _ in range(1 if quick else 3):
-            samples.add(ask("throughput", uri=host, library=library, rounds=3 if quick else 6,
-                            batch=0.1))
-            for python in filter(None, (sys.executable, free_threaded)):
-                samples.add(ask("cores", python=python, library=library, rounds=3 if quick else 6,
-                                batch=0.1))
-        say("memory")
-        for _ in range(1 if quick else 3):
-            for contestant in (OURS, THEIRS):
-                samples.add(ask("memory", environment=memory.ENVIRONMENT, contestant=contestant,
-                                uri=host))
-        say("round trips")
-        privileged = os.geteuid() == 0
-        with Daemon(privileged=True) if privileged else contextlib.nullcontext(daemon) as counted:
-            samples.add(ask("round_trips", socket=str(counted.socket), privileged=privileged,
-                            path="system" if privileged else "session"))
-        say("scale")
-        for place, uri in zip(scale.PLACES, (IN_PROCESS, host), strict=True):
-            for count in scale.COUNTS[:-1] if quick else scale.COUNTS:
-                for contestant in (OURS, THEIRS):
-                    samples.add(ask("scale", contestant=contestant, uri=uri, place=place,
-                                    count=count, sweeps=3 if quick else 10))
+    A part that fails has no samples at all.
+    """
+    failed = []
+    for name, part in parts.items():
+        say(name)
+        try:
+            samples.add(list(part()))
+        except Exception as error:
+            failed.append(name)
+            why = "".join(traceback.format_exception_only(error)).strip().splitlines()
+            say("\n    ".join([f"{name} failed:", *why[-LINES:]]))
+    return failed
 
 
 def about():
@@ -114,15 +75,21 @@ def main():
     samples = Samples()
     samples.metadata = about()
     with tempfile.TemporaryDirectory(prefix="vh-") as folder:
-        measure(samples, folder, options.quick, options.free_threaded)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    samples.save(options.output)
-    print(table.figures(samples), table.scaling(samples), sep="\n\n")
+        failed = measure(all_parts(folder, options.quick, options.free_threaded), samples)
+    print(table.figures(samples, failed), table.scaling(samples, failed), sep="\n\n")
     if earlier is not None:
         print(f"\n{table.comparison(earlier, samples)}")
+    if samples.runs:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        samples.save(options.output)
+        say(f"all samples are in {options.output}")
+    if failed:
+        sys.exit(f"bench: failed: {'; '.join(failed)}")
     if options.pictures:
+        from benchmarks import pictures  # loads matplotlib, for nothing else
+
         pictures.draw(samples, options.pictures)
-    say(f"all samples are in {options.output}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ import threading
 from benchmarks import OURS, THEIRS, C, worker
 from benchmarks.rounds import alternate, python_timer
 
+PART = "beside a busy thread"
 # What a daemon answers from its priority workers: how libvirt-python reads it
 READINGS = {
     "node_info": "host.getInfo()",

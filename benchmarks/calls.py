@@ -62,6 +62,11 @@ PLACES = {"in process": IN_PROCESS, "16 CPUs": SIXTEEN_CPUS, "unix socket": OVER
 REPEAT = {"in process": 10, "16 CPUs": 10, "unix socket": 1}
 
 
+def part(place):
+    """Return the name of the part that measures the calls of a place."""
+    return f"calls ({place})"
+
+
 def reading(name, place):
     """Return what the table calls a call at that place."""
     return f"{name}, {'in process' if place == '16 CPUs' else place}"

@@ -11,6 +11,12 @@ from benchmarks.throughput import threads_timer
 # In process the drivers of different files share nothing, not even a lock.
 NODE = "<node/>"
 READINGS = ("node_info", "cpu_stats", "cpu_map")
+WITH, WITHOUT = "with the GIL", "without the GIL"
+
+
+def part(gil):
+    """Return the name of the part that measures with or without the GIL."""
+    return f"threads in process ({gil})"
 
 
 def reading(threads, gil):
@@ -59,7 +65,7 @@ def measure(library, rounds, batch):
             readers[THEIRS] = [of_libvirt_python(libvirt.open(uri)) for _ in range(2)]
     seconds = alternate({(name, threads): threads_timer(each[:threads])
                          for name, each in readers.items() for threads in (1, 2)}, rounds, batch)
-    gil = "with the GIL" if with_gil else "without the GIL"
+    gil = WITH if with_gil else WITHOUT
     return [(reading(threads, gil), name, "second", [value / threads for value in values])
             for (name, threads), values in seconds.items()]
 

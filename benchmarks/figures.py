@@ -46,11 +46,12 @@ class Figure:
 class Row:
     """A reading as the table shows it.
 
-    The value is the samples' own, or with `over` what they exceed that contestant's by, or with
-    `gain_of` how many times those of that other reading they are. A row `per_second` is shown and
-    compared as how many of it a second has.
+    `part` names the part that measures it. The value is the samples' own, or with `over` what they
+    exceed that contestant's by, or with `gain_of` how many times those of that other reading they
+    are. A row `per_second` is shown and compared as how many of it a second has.
     """
 
+    part: str
     reading: str
     reach: tuple[Figure, ...] = field(default=())
     over: str | None = None
@@ -124,27 +125,33 @@ TRIPS = {"cpu_stats": 1, "memory_stats": 1, round_trips.SNAPSHOT: 4, "memory_par
          round_trips.SET: 2}
 SIX = max(busy.COUNTS)
 EIGHT = max(throughput.THREADS)
-WITH, WITHOUT = "with the GIL", "without the GIL"
 NEEDS_INTERPRETER = "FREETHREADED names no such Python"
 NEEDS_ROOT = "only root may set it"
 
 ROWS = (
-    *(Row(calls.reading(name, place), REACH.get(calls.reading(name, place), ()))
+    *(Row(calls.part(place), calls.reading(name, place),
+          REACH.get(calls.reading(name, place), ()))
       for place, rows in calls.PLACES.items() for name in rows),
-    Row(busy.reading(SIX, False)),
-    Row(busy.reading(SIX, True), (most(0.15, THEIRS),)),
-    Row(start.IMPORT, (Figure(at_most=0.005), most(0.15, THEIRS)), over=PYTHON,
+    Row(busy.PART, busy.reading(SIX, False)),
+    Row(busy.PART, busy.reading(SIX, True), (most(0.15, THEIRS),)),
+    Row(start.PART, start.IMPORT, (Figure(at_most=0.005), most(0.15, THEIRS)), over=PYTHON,
         title="import, over a bare Python"),
-    Row(start.FIRST, (most(0.6, THEIRS),), title="import, open, node_info: whole process"),
-    Row(start.FIRST, over=PYTHON, title="import, open, node_info: over a bare Python"),
-    *(Row(throughput.reading(EIGHT, how), (Figure(THEIRS, at_least=1.5),), per_second=True)
+    Row(start.PART, start.FIRST, (most(0.6, THEIRS),),
+        title="import, open, node_info: whole process"),
+    Row(start.PART, start.FIRST, over=PYTHON,
+        title="import, open, node_info: over a bare Python"),
+    *(Row(throughput.PART, throughput.reading(EIGHT, how), (Figure(THEIRS, at_least=1.5),),
+          per_second=True)
       for how in (throughput.SNAPSHOT, throughput.CALLS)),
-    Row(memory.READING, (most(0.3, THEIRS),), without="needs glibc 2.33 or newer"),
-    Row(cores.reading(2, WITH), gain_of=cores.reading(1, WITH),
+    Row(memory.PART, memory.READING, (most(0.3, THEIRS),), without="needs glibc 2.33 or newer"),
+    Row(cores.part(cores.WITH), cores.reading(2, cores.WITH),
+        gain_of=cores.reading(1, cores.WITH),
         title="2 threads' gain over 1, with the GIL"),
-    Row(cores.reading(2, WITHOUT), (Figure(at_least=1.8),), gain_of=cores.reading(1, WITHOUT),
+    Row(cores.part(cores.WITHOUT), cores.reading(2, cores.WITHOUT), (Figure(at_least=1.8),),
+        gain_of=cores.reading(1, cores.WITHOUT),
         title="2 threads' gain over 1, without the GIL", without=NEEDS_INTERPRETER),
-    *(Row(round_trips.reading(name), (Figure(at_most=trips),),
-          without=NEEDS_ROOT if name == round_trips.SET else "not measured")
-      for name, trips in TRIPS.items()),
+    *(Row(round_trips.PART, round_trips.reading(name), (Figure(at_most=TRIPS[name]),))
+      for name in round_trips.READ),
+    Row(round_trips.SETTING, round_trips.reading(round_trips.SET),
+        (Figure(at_most=TRIPS[round_trips.SET]),), without=NEEDS_ROOT),
 )

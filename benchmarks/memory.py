@@ -10,6 +10,7 @@ import gc
 
 from benchmarks import OURS, worker
 
+PART = "memory"
 READING = "1,000 snapshots kept"
 KEPT = 1000
 ENVIRONMENT = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
@@ -60,7 +61,6 @@ def measure(contestant, uri):
     for place in range(KEPT):
         kept[place] = read()
     return [(READING, contestant, "byte", [given_out() - before])]
-
 
 
 if __name__ == "__main__":

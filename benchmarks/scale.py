@@ -13,6 +13,11 @@ PLACES = ("in process", "unix socket")
 FIELDS = ("node_info", "cpu_stats", "free_memory", "cells_free_memory")
 
 
+def part(count, place):
+    """Return the name of the part that measures so many connections."""
+    return f"scale ({count}, {place})"
+
+
 def reading(what, count, place):
     """Return the name under which the samples keep it."""
     return f"{what} of {count} connection{'s' if count > 1 else ''}, {place}"

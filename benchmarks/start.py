@@ -6,6 +6,7 @@ import sys
 from benchmarks import OURS, PYTHON, THEIRS, C
 from benchmarks.rounds import alternate, clock
 
+PART = "starting"
 IMPORT = "import"
 FIRST = "import, open, first node_info"
 URI = "test:///default"

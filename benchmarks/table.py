@@ -5,6 +5,7 @@ from benchmarks.figures import ROWS
 
 SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 BYTES = ((2**20, "MiB"), (2**10, "KiB"), (1, "B"))
+FAILED = "failed"
 REACHED = {True: "yes", False: "no", None: "?"}
 
 
@@ -49,8 +50,11 @@ def layout(head, rows):
     return "\n".join([line(head), rule, *(line(row) for row in rows)])
 
 
-def figures(samples):
-    """Return the table of all readings: medians, the medians of paired ratios, what is reached."""
+def figures(samples, failed):
+    """Return the table of all readings: medians, the medians of paired ratios, what is reached.
+
+    `failed` has the names of the parts that failed.
+    """
     head = ("reading", OURS, THEIRS, C, f"÷ {THEIRS}", f"÷ {C}", "to reach", "reached")
     rows = []
     for row in ROWS:
@@ -58,7 +62,8 @@ def figures(samples):
         values = [row.value(samples, contestant) for contestant in (OURS, THEIRS, C)]
         reach = " and ".join(map(str, row.reach))
         if values[0] is None:
-            rows.append((str(row), row.without, *"----", reach, "?" if reach else ""))
+            why = FAILED if row.part in failed else row.without
+            rows.append((str(row), why, *"----", reach, "?" if reach else ""))
             continue
         reached = ", ".join(REACHED[row.reached(samples, figure)] for figure in row.reach)
         rows.append((str(row), *(shown(value, unit) for value in values),
@@ -67,13 +72,15 @@ def figures(samples):
     return layout(head, rows)
 
 
-def scaling(samples):
+def scaling(samples, failed):
     """Return the table of what a host costs among many."""
     a_host = ("opening", "sweep", "memory")
     head = ("connections", "of", *(f"{what} a host" for what in a_host), "files open")
     rows = []
     for place in scale.PLACES:
         for count in scale.COUNTS:
+            if scale.part(count, place) in failed:
+                rows.append((f"{count}, {place}", FAILED, *"----"))
             for contestant in (OURS, THEIRS):
                 def found(what, share, place=place, count=count, contestant=contestant):
                     reading = scale.reading(what, count, place)

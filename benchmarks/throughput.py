@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from benchmarks import OURS, THEIRS, C, worker
 from benchmarks.rounds import alternate, clock
 
+PART = "threads over a socket"
 THREADS = (1, 2, 4, 8)
 FIELDS = ("cpu_stats", "memory_stats", "cells_free_memory")
 SNAPSHOT, CALLS = "a snapshot each time", "3 calls each time"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LIMIT = 900  # seconds, many times what any takes on an idle machine
 
 
 def ask(module, python=sys.executable, preload=None, environment=None, **wanted):
@@ -15,7 +16,8 @@ def ask(module, python=sys.executable, preload=None, environment=None, **wanted)
     if preload is not None:
         environment["LD_PRELOAD"] = str(preload)
     done = subprocess.run([python, "-m", f"benchmarks.{module}", json.dumps(wanted)], cwd=ROOT,
-                          env=environment, stdout=subprocess.PIPE, text=True, check=True)
+                          env=environment, stdout=subprocess.PIPE, text=True, check=True,
+                          timeout=LIMIT)
     return json.loads(done.stdout)
 
 

@@ -51,21 +51,30 @@ auxprop_plugin: sasldb
 sasldb_path: {home}/sasl/users
 """
 
-# In a mount namespace, where nothing of the system's libvirt is seen or changed, and where the
+# unshare would do this itself, but only where / is a mount. In a chroot it need not be one, and
+# nsenter goes to the namespace's own.
+PRIVATE_MOUNTS = """\
+mount --make-rprivate / 2>/dev/null ||
+    nsenter --mount=/proc/self/ns/mnt mount --make-rprivate /
+"""
+
+# With mounts of its own, where nothing of the system's libvirt is seen or changed, and where the
 # users that a distribution's QEMU driver insists on exist.
 ISOLATE = """\
 home=$1
 shift
-for folder in /run /var/lib /var/cache /var/log /etc/libvirt; do
+for folder in /run /var/lib /var/cache /var/log $home/etc; do
     mount -t tmpfs tmpfs $folder
 done
+cp -a /etc/. $home/etc
+rm -rf $home/etc/libvirt
 for kind in passwd group; do
-    cat /etc/$kind - >$home/$kind <<END
+    cat >>$home/etc/$kind <<END
 libvirt-qemu:x:64055:64055::/:/bin/false
 qemu:x:64056:64056::/:/bin/false
 END
-    mount --bind $home/$kind /etc/$kind
 done
+mount --bind $home/etc /etc
 exec "$@"
 """
 
@@ -87,6 +96,12 @@ def threads_named(name):
         with contextlib.suppress(OSError):  # it has just ended
             count += path.read_text() == f"{name}\n"
     return count
+
+
+def with_own_mounts(script, *arguments):
+    """Return the command that runs a shell script whose mounts nobody else sees."""
+    return ["unshare", "--mount", "--propagation=unchanged", "sh", "-ec", PRIVATE_MOUNTS + script,
+            "sh", *arguments]
 
 
 def free_port():
@@ -125,7 +140,7 @@ class Daemon:
             home=self.home, port=self.port, tls_port=self.tls_port,
             auth="sasl" if self.sasl else "none", listen_tls=int(self.authority is not None))
             + self.settings)
-        for name in ("run", "config", "cache", "state", "sasl", "tls"):
+        for name in ("run", "config", "cache", "state", "sasl", "tls", "etc"):
             (self.home / name).mkdir()
         if self.sasl is not None:
             self.write_user()
@@ -155,7 +170,7 @@ class Daemon:
         # A suite that is killed takes its daemons along.
         start = ["setpriv", "--pdeathsig=KILL"]
         if self.privileged:
-            start += ["unshare", "--mount", "sh", "-ec", ISOLATE, "sh", self.home]
+            start += with_own_mounts(ISOLATE, self.home)
         elif os.geteuid() == 0:
             start += [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         environment = {
@@ -169,7 +184,12 @@ class Daemon:
             self.process = subprocess.Popen(
                 [*start, *command], env=environment, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log)
-        wait_until(self.answers, "the daemon's socket")
+        try:
+            wait_until(self.answers, "the daemon's socket")
+        except BaseException:
+            self.process.kill()
+            self.process.wait(10)
+            raise
 
     def answers(self):
         assert self.process.poll() is None, (self.home / "log").read_text()

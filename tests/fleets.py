@@ -1,12 +1,10 @@
 """What tests of many hosts share: fleets of private daemons, and a record of what comes."""
 
-import contextlib
 import os
 import signal
 import threading
-from pathlib import Path
 
-from daemon import wait_until
+from daemon import threads_named, wait_until
 
 import pyvirhost
 
@@ -15,13 +13,8 @@ CONNECT_OPEN = 1
 
 
 def threads():
-    """The system's numbers of all workers of fleets."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # it has ended
-            if (task / "comm").read_text() == "pyvirhost-work\n":
-                found.append(int(task.name))
-    return found
+    """How many workers the fleets of this process have."""
+    return threads_named("pyvirhost-work")
 
 
 class Record:

@@ -169,12 +169,12 @@ def test_a_host_has_its_own_timeout(fleet):
             assert answers["slow"].duration >= 0.5
             assert answers["fast"].result
             # Asked again it says so at once, and has no second thread.
-            count = len(threads())
+            count = threads()
             began = answers["slow"].started_at
             again, = hosts.ask(name_of, ["slow"])
             assert isinstance(again.error, pyvirhost.OperationTimeoutError)
             assert again.started_at == pytest.approx(began, abs=0.1)
-            assert len(threads()) == count
+            assert threads() == count
         wait_until(lambda: answers_of(hosts, name_of, ["slow"])["slow"].result, "it to be back")
 
 
@@ -382,13 +382,13 @@ def test_no_more_workers_than_there_may_be_but_for_those_set_aside():
                 workers.do(Job())
         first = [begun.acquire(timeout=10) for _ in range(2)]
         assert all(first)
-        assert len(threads()) == 2
+        assert threads() == 2
         # Their places are taken by two more, whenever half a second is over.
-        wait_until(lambda: len(threads()) == 4 and workers.count == 2,
+        wait_until(lambda: threads() == 4 and workers.count == 2,
                    "others to take their places")
         go_on.set()
         assert all(begun.acquire(timeout=10) for _ in range(4))
-        wait_until(lambda: len(threads()) <= 2, "those without a place to end")
+        wait_until(lambda: threads() <= 2, "those without a place to end")
         with clock.lock:
             workers.do(Job())
         assert begun.acquire(timeout=10)

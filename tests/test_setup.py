@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from daemon import with_own_mounts
 
 ROOT = Path(__file__).parents[1]
 BUILD_TOOLS = ("cc", "pkg-config")
@@ -159,3 +160,37 @@ def test_a_build_says_what_to_install(source, without, missing, package):
     assert package in line
     assert result.stdout == ""
     assert result.returncode == 1
+
+
+# A chroot whose root is no mount, with all that the system has but /etc/libvirt.
+BARE = """\
+root=$1
+shift
+for path in /*; do
+    if [ $path = /etc ]; then
+        cp -a /etc $root
+    elif [ -h $path ]; then
+        cp -P $path $root
+    elif [ -d $path ]; then
+        mkdir $root$path
+        mount --rbind $path $root$path
+    fi
+done
+rm -rf $root/etc/libvirt
+exec chroot $root "$@"
+"""
+START = """\
+from daemon import Daemon
+with Daemon(privileged=True) as daemon:
+    assert daemon.process.poll() is None
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts daemons with privileges")
+def test_a_privileged_daemon_starts_on_a_bare_machine(folder):
+    result = subprocess.run(
+        with_own_mounts(BARE, folder, sys.executable, "-c", START),
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "tests")})
+
+    assert (result.stderr, result.returncode) == ("", 0)
+    assert not (folder / "etc" / "libvirt").exists()
