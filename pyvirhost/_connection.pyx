@@ -617,12 +617,9 @@ cdef tuple page_sizes_argument(object page_sizes):
 
 cdef tuple page_sizes_of(str capabilities):
     # The sizes in KiB of the pages that a host has, or none where it does not say.
-    from xml.etree import ElementTree
+    from pyvirhost._xml import parse
 
-    try:
-        pages = ElementTree.fromstring(capabilities).findall("host/cpu/pages")
-    except ElementTree.ParseError:
-        return ()
+    pages = parse(capabilities, "virConnectGetCapabilities").findall("host/cpu/pages")
     texts = [page.get("size", "") for page in pages]
     # Python refuses to read a number of thousands of digits, which only a server in error sends.
     sizes = [int(text) for text in texts if text.isdecimal() and len(text) <= 10]

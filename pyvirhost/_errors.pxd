@@ -16,4 +16,4 @@ cdef object closed_error(str reason)
 cdef object member(object enum, int value)
 
 # For an answer that no sound server gives.
-cdef object server_error(str function, str problem)
+cpdef object server_error(str function, str problem)

@@ -171,7 +171,7 @@ cdef object closed_error(str reason):
     return ConnectionClosedError(reason, code=enums()[0](lib.VIR_ERR_INVALID_CONN))
 
 
-cdef object server_error(str function, str problem):
+cpdef object server_error(str function, str problem):
     ErrorCode, ErrorDomain, ErrorLevel = enums()
     return LibvirtError(
         f"the server's answer makes no sense: {problem}", code=ErrorCode(lib.VIR_ERR_RPC),

@@ -191,7 +191,8 @@ def test_a_host_that_names_no_page_sizes(proxy, pages):
         def change(procedure, body):
             if procedure != GET_CAPABILITIES:
                 return body
-            text = body[4:].rstrip(b"\0").replace(b"<pages ", pages)
+            text = body[4:].rstrip(b"\0").replace(b"<pages ", pages).replace(
+                b"</pages>", b"</sages>")
             return numbers(len(text)) + text + bytes(-len(text) % 4)
 
         proxy.change_reply = change
@@ -199,6 +200,23 @@ def test_a_host_that_names_no_page_sizes(proxy, pages):
         assert isinstance(snapshot.errors["free_pages"], pyvirhost.NotSupportedError)
         assert snapshot.node_info == connection.node_info()
         assert connection.snapshot(page_sizes=[4]).free_pages.page_sizes == (4,)
+
+
+@pytest.mark.parametrize("text", [
+    b"", b"<capabilities>", b"<a>" * 100_000 + b"</a>" * 100_000, b"<!DOCTYPE a><a/>", b"\xff\xfe",
+    b"<!DOCTYPE a [<!ENTITY b '" + b"b" * 99_999 + b"'>]><a>" + b"&b;" * 99_999 + b"</a>",
+], ids=["empty", "cut off", "deep", "document type", "noise", "entities"])
+def test_capabilities_that_are_no_sound_xml_are_an_error_of_their_field(proxy, text):
+    body = numbers(len(text)) + text + bytes(-len(text) % 4)
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, real_body: (
+            body if procedure == GET_CAPABILITIES else real_body)
+        snapshot = connection.snapshot(["free_pages", "node_info"])
+        assert snapshot.node_info == connection.node_info()
+        error = snapshot.errors["free_pages"]
+        assert type(error) is pyvirhost.LibvirtError
+        assert "the server's answer makes no sense: XML" in str(error)
+        assert error.function == "virConnectGetCapabilities"
 
 
 def test_another_number_of_fields_is_noticed(proxy):
