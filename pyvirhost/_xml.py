@@ -1,6 +1,7 @@
 """XML that a server sent, read within bounds."""
 
 from xml.etree import ElementTree
+from xml.parsers.expat import errors
 
 from pyvirhost._errors import server_error
 
@@ -10,6 +11,8 @@ MAX_SIZE = 4 << 20
 MAX_DEPTH = 100
 # A host of 16,384 CPUs, more than Linux has, needs 17,000.
 MAX_ELEMENTS = 200_000
+
+NO_MEMORY = errors.codes[errors.XML_ERROR_NO_MEMORY]
 
 
 class _BoundedBuilder(ElementTree.TreeBuilder):
@@ -59,4 +62,6 @@ def parse(text: str, function: str) -> ElementTree.Element:
         parser.feed(text)
         return parser.close()
     except (ElementTree.ParseError, ValueError) as error:
+        if getattr(error, "code", None) == NO_MEMORY:
+            raise MemoryError from None
         raise server_error(function, f"XML that can't be read: {error}") from None
