@@ -1,5 +1,6 @@
 """Any allocation of Python's may fail: a MemoryError, and nothing is broken, wrong or left open."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -24,6 +25,8 @@ def library(tmp_path_factory):
 def test_each_allocation_may_fail(daemon, library):
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", TESTS / "starving.py", library, daemon.qemu_uri],
-        cwd=TESTS, stderr=subprocess.PIPE, text=True)
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(
+            [str(TESTS), os.environ.get("PYTHONPATH", "")])},
+        stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     assert done.stderr.endswith("all done\n")

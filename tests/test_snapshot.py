@@ -15,7 +15,7 @@ from pyvirhost import ALL, PRIORITY, constants
 
 # libvirt's numbers of the procedures.
 GET_INFO, GET_CAPABILITIES, GET_CELLS_FREE_MEMORY, GET_FREE_MEMORY = 6, 7, 101, 102
-GET_CPU_STATS, GET_MEMORY_STATS, GET_CPU_MAP = 227, 228, 293
+GET_CPU_STATS, GET_MEMORY_STATS, GET_CPU_MAP, GET_FREE_PAGES = 227, 228, 293, 340
 FOUR = ("cpu_stats", "memory_stats", "free_memory", "node_info")
 # What the test driver has.
 HAS = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "free_memory", "cells_free_memory",
@@ -170,6 +170,16 @@ def test_cells_that_stay_wrong_are_an_error(proxy):
         assert errors.keys() == {"per_cell_memory_stats"}
         assert isinstance(errors["per_cell_memory_stats"], pyvirhost.InvalidArgumentError)
         assert proxy.calls.count(GET_CELLS_FREE_MEMORY) == 1
+
+
+def test_page_counts_that_nobody_asked_for_overwrite_nothing(proxy):
+    # libvirt writes all of them into memory that was for the counts of this host's few cells.
+    many = numbers(1024) + longs(*range(1024))
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, body: many if procedure == GET_FREE_PAGES else body
+        for _ in range(20):
+            counts = connection.snapshot(page_sizes=[4]).free_pages
+            assert list(memoryview(counts).cast("B").cast("Q")) == list(range(len(counts.cells)))
 
 
 def test_stale_page_sizes_are_learned_anew(proxy):
