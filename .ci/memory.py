@@ -19,7 +19,8 @@ MODULES = ("_connection", "_errors", "_events", "_results")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 CORE = [f"tests/test_{name}.py"
-        for name in ("arguments", "auth", "connection", "errors", "rates", "results", "snapshot")]
+        for name in ("arguments", "auth", "connection", "errors", "nomemory", "rates", "results",
+                     "snapshot", "xml")]
 # Thousands of calls or races against the clock, of which valgrind makes minutes.
 NOT_VALGRIND = ["-k", "not whatever and not threads and not forked and not blocks"]
 

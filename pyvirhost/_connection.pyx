@@ -28,9 +28,9 @@ from pyvirhost._errors cimport (closed_error, error_code, last_error, member, re
 from pyvirhost._events cimport give_room, keep_running, settle, take_room
 from pyvirhost._readings cimport (
     CELL_MEMORY, CELLS_FREE_MEMORY, CPU, CPU_MAP, CPU_STATS, FIELD_COUNT, FREE_MEMORY, FREE_PAGES,
-    HOST_MEMORY, MAX_CELLS, MAX_FIELDS, MAX_PAGE_SIZES, MAX_PARAMETERS, MEMORY_PARAMETERS,
-    MEMORY_STATS, NO_MEMORY, NO_ROWS, NODE_INFO, OTHER_FIELDS, PER_CELL_MEMORY_STATS,
-    PER_CPU_STATS, READ, REFUSED, SHORT_MAP, SOURCES, Field, OnlineCPUs, Readings, Source, Table,
+    HOST_MEMORY, MAX_CELLS, MAX_CPUS, MAX_FIELDS, MAX_PAGE_SIZES, MAX_PARAMETERS, MEMORY_PARAMETERS,
+    MEMORY_STATS, NO_MEMORY, NO_ROWS, NODE_INFO, OTHER_FIELDS, PER_CELL_MEMORY_STATS, PER_CPU_STATS,
+    READ, REFUSED, SHORT_MAP, SOURCES, TOO_MANY_CPUS, Field, OnlineCPUs, Readings, Source, Table,
     begin_readings, count_cells, free_readings, free_table, new_table, read_all, read_cells,
     read_cpu_map, read_online_cpus, read_pages, read_stats)
 from pyvirhost._results cimport (
@@ -442,6 +442,8 @@ cdef Connection connect(object uri, unsigned int flags, object auth):
     cdef int types[VIR_CRED_LAST]
     cdef int i
     cdef int descriptors = descriptors_taken(c_uri)
+    # Made before the connection, which nobody would close if there were no memory for it.
+    cdef list taught = [None] * FACTS
     authentication = Authentication.__new__(Authentication)
     if auth is not None and is_default(auth):
         used = lib.virConnectAuthPtrDefault
@@ -465,7 +467,7 @@ cdef Connection connect(object uri, unsigned int flags, object auth):
         if authentication.declined:
             error = recast(error, AuthenticationError)
         raise error
-    return new_connection(handle, [None] * FACTS)
+    return new_connection(handle, taught)
 
 
 class Attempt:
@@ -594,6 +596,8 @@ cdef object nonsense(int outcome, const char *function):
         problem = "statistics with other fields than the first for one of many"
     elif outcome == NO_ROWS:
         problem = "a host without any"
+    elif outcome == TOO_MANY_CPUS:
+        problem = f"more than {MAX_CPUS} CPUs"
     else:
         problem = f"more than {MAX_CELLS} NUMA cells"
     return server_error(function.decode(), problem)
@@ -2249,7 +2253,7 @@ cdef class Connection:
             snapshot.cells_free = cells_free
             snapshot.pages = pages
             snapshot.parameters = parameters
-            snapshot.free = readings.free_memory
+            snapshot.free = readings.free_memory if has(good, FREE_MEMORY) else 0
             snapshot.failures = failures or None
             snapshot.began = readings.wall.tv_sec + readings.wall.tv_nsec / 1e9
             snapshot.began_ns = nanoseconds(&readings.began)

@@ -13,19 +13,25 @@ cdef extern from "<malloc.h>" nogil:
 
 
 cdef enum:
-    # The most fields of one reading; libvirt's protocol lets a server send 16.
+    # The most that a server can make this side hold. libvirt writes all that a server sends into
+    # the caller's array, even where it was asked for less, so each array has room for the most that
+    # libvirt's protocol carries: 16 fields of one reading, 1024 cells, 1024 page counts, 64 typed
+    # parameters. Of CPU model names, 8192, and texts, 4 MiB, libvirt makes the memory by itself.
     MAX_FIELDS = 64
-    # libvirt's protocol carries at most so many cells, page counts and typed parameters.
     MAX_CELLS = 1024
     MAX_PARAMETERS = 64
     MAX_PAGE_SIZES = 64
+    # What the protocol's largest CPU map has room for, twice as many as Linux can have.
+    MAX_CPUS = 16384
+    # How many there are of `Source` and of `Field`.
+    SOURCES = 3
+    FIELD_COUNT = 10
 
 cdef enum Source:
     # What a statistics reading is of; a server may report other fields for each.
     CPU
     HOST_MEMORY
     CELL_MEMORY
-    SOURCES
 
 cdef enum Outcome:
     READ = 0
@@ -37,6 +43,7 @@ cdef enum Outcome:
     OTHER_FIELDS = -4
     NO_ROWS = -5
     TOO_MANY_CELLS = -6
+    TOO_MANY_CPUS = -7
 
 cdef enum Field:
     # The parts of a snapshot, in the order in which they are read. `ALL` has their names.
@@ -50,7 +57,6 @@ cdef enum Field:
     PER_CELL_MEMORY_STATS
     FREE_PAGES
     MEMORY_PARAMETERS
-    FIELD_COUNT
 
 
 # ---- statistics ---------------------------------------------------------------------------------
@@ -160,6 +166,7 @@ cdef struct OnlineCPUs:
 
 cdef inline int read_cpu_map(lib.virConnectPtr handle, OnlineCPUs *cpus,
                              unsigned int flags) noexcept nogil:
+    cdef int outcome = READ
     free(cpus.bits)
     cpus.bits = NULL
     cpus.online = 0
@@ -168,11 +175,14 @@ cdef inline int read_cpu_map(lib.virConnectPtr handle, OnlineCPUs *cpus,
         return REFUSED
     # libvirt does not tell the bitmap's size, nor hold what a server sent against the number of
     # CPUs.
-    if (<size_t>cpus.present + 7) // 8 > malloc_usable_size(cpus.bits):
+    if cpus.present > <int>MAX_CPUS:
+        outcome = TOO_MANY_CPUS
+    elif (<size_t>cpus.present + 7) // 8 > malloc_usable_size(cpus.bits):
+        outcome = SHORT_MAP
+    if outcome != READ:
         free(cpus.bits)
         cpus.bits = NULL
-        return SHORT_MAP
-    return READ
+    return outcome
 
 
 cdef inline int number_online_cpus(const OnlineCPUs *cpus, Table *table) noexcept nogil:
@@ -310,7 +320,7 @@ cdef inline int read_all_pages(lib.virConnectPtr handle, int cells, Pages *pages
     free(pages.counts)
     pages.cells = 0
     pages.counts = <unsigned long long *>malloc(
-        (<size_t>whole * pages.size_count + 1) * sizeof(unsigned long long))
+        (<size_t>whole * pages.size_count + <size_t>MAX_CELLS) * sizeof(unsigned long long))
     if pages.counts is NULL:
         return NO_MEMORY
     while pages.cells < whole:

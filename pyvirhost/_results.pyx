@@ -18,14 +18,24 @@ from libc.string cimport memcmp, memcpy
 from pyvirhost._arguments cimport (int_argument, integer_argument, text_argument, uint_argument,
                                    ullong_argument)
 from pyvirhost._errors cimport last_error
-from pyvirhost._readings cimport FREE_MEMORY, MAX_FIELDS
+from pyvirhost._readings cimport FIELD_COUNT, FREE_MEMORY, MAX_FIELDS
 
 # collections.abc without the rest of collections, a fifth of the time that a first reading takes.
 from _collections_abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
+from bisect import bisect_left
+
+from pyvirhost._errors import LibvirtError
 
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
+
+
+cdef extern from *:
+    """
+    #define match_as_mapping(type) (((PyTypeObject *)(type))->tp_flags |= Py_TPFLAGS_MAPPING)
+    """
+    void match_as_mapping(object type)
 
 
 # ---- what the types share -----------------------------------------------------------------------
@@ -63,7 +73,7 @@ cdef unsigned long long *pickled_values(tuple numbers) except NULL:
     cdef Py_ssize_t i
     try:
         for i in range(len(numbers)):
-            values[i] = numbers[i]
+            values[i] = PyNumber_Index(numbers[i])
     except BaseException:
         PyMem_Free(values)
         raise
@@ -141,6 +151,8 @@ cdef FieldLayout layout_of(tuple names, str unit):
     if layout.c_names is NULL:
         raise MemoryError
     for i in range(len(names)):
+        if type(names[i]) is not str:
+            raise TypeError(f"a field's name is a str, not {type(names[i]).__name__}")
         # Points into the str, which the tuple keeps alive.
         layout.c_names[i].text = PyUnicode_AsUTF8AndSize(names[i], &size)
         layout.c_names[i].size = min(
@@ -161,7 +173,6 @@ cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count
 cdef FieldLayout NO_FIELDS = layout_of((), "")
 
 
-@cython.collection_type("mapping")
 cdef class ReadOnlyMapping:
     """The methods of a mapping, over a subclass's keys and values."""
 
@@ -289,24 +300,25 @@ cdef NodeInfo new_node_info(const lib.virNodeInfo *info):
     return result
 
 
-def _restore_node_info(bytes model, memory, cpus, mhz, nodes, sockets, cores, threads):
+# What a pickle holds may be anything, of which Cython would take a float for an int.
+
+def _restore_node_info(bytes model not None, memory, cpus, mhz, nodes, sockets, cores, threads):
     cdef NodeInfo result = NodeInfo.__new__(NodeInfo)
     if len(model) > <Py_ssize_t>sizeof(result.info.model):
         raise ValueError(f"a model of {len(model)} bytes")
     memcpy(result.info.model, <const char *>model, len(model))
-    result.info.memory = memory
-    result.info.cpus = cpus
-    result.info.mhz = mhz
-    result.info.nodes = nodes
-    result.info.sockets = sockets
-    result.info.cores = cores
-    result.info.threads = threads
+    result.info.memory = PyNumber_Index(memory)
+    result.info.cpus = PyNumber_Index(cpus)
+    result.info.mhz = PyNumber_Index(mhz)
+    result.info.nodes = PyNumber_Index(nodes)
+    result.info.sockets = PyNumber_Index(sockets)
+    result.info.cores = PyNumber_Index(cores)
+    result.info.threads = PyNumber_Index(threads)
     return result
 
 
 # ---- statistics ---------------------------------------------------------------------------------
 
-@cython.collection_type("mapping")
 @cython.final
 @cython.no_gc
 cdef class StatsArray(ReadOnlyMapping):
@@ -338,8 +350,11 @@ cdef class StatsArray(ReadOnlyMapping):
         return self.values[<Py_ssize_t>self.layout.positions[field]]
 
     def __getattr__(self, name):
-        # A field that a newer server reports and no property here names.
+        # A field that a newer server reports and no property here names. Names of Python's own
+        # protocols are never a server's to give.
         try:
+            if name.startswith("__"):
+                raise KeyError
             return self[name]
         except KeyError:
             raise AttributeError(f"{type(self).__name__} has no field or attribute {name!r}; the "
@@ -476,7 +491,7 @@ cdef int check_same_fields(FieldLayout out, FieldLayout layout) except -1:
     return 0
 
 
-def _restore_stats_array(tuple fields, str unit, tuple values):
+def _restore_stats_array(tuple fields not None, str unit not None, tuple values not None):
     cdef StatsArray result = StatsArray.__new__(StatsArray)
     cdef FieldLayout layout = layout_of(fields, unit)
     if len(values) != layout.count:
@@ -486,7 +501,6 @@ def _restore_stats_array(tuple fields, str unit, tuple values):
     return result
 
 
-@cython.collection_type("mapping")
 @cython.final
 @cython.no_gc
 cdef class StatsTable(ReadOnlyMapping):
@@ -514,11 +528,14 @@ cdef class StatsTable(ReadOnlyMapping):
         return iter(self.numbers)
 
     def __getitem__(self, number):
+        cdef Py_ssize_t row
         try:
-            row = self.numbers.index(number)
-        except ValueError:
+            row = bisect_left(self.numbers, number)
+        except TypeError:
             raise KeyError(number) from None
-        return stats_row(self.layout, self.values + <Py_ssize_t>row * self.layout.count)
+        if row >= len(self.numbers) or self.numbers[row] != number:
+            raise KeyError(number)
+        return stats_row(self.layout, self.values + row * self.layout.count)
 
     def __eq__(self, other):
         if isinstance(other, StatsTable):
@@ -586,8 +603,12 @@ cdef StatsTable refill_stats_table(StatsTable out, FieldLayout layout, tuple ind
     return out
 
 
-def _restore_stats_table(tuple index, tuple fields, str unit, tuple values):
-    cdef StatsTable result = shaped_table(layout_of(fields, unit), index)
+def _restore_stats_table(tuple index not None, tuple fields not None, str unit not None,
+                         tuple values not None):
+    cdef StatsTable result = shaped_table(
+        layout_of(fields, unit), tuple([int_argument(number, "index") for number in index]))
+    if any([number >= following for number, following in zip(result.numbers, result.numbers[1:])]):
+        raise ValueError("rows out of order")
     if len(values) != len(index) * len(fields):
         raise ValueError(f"{len(values)} values for {len(index)} rows of {len(fields)} fields")
     result.values = pickled_values(values)
@@ -683,7 +704,9 @@ cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online):
     return result
 
 
-def _restore_cpu_map(bytes bits, int cpus, unsigned int online):
+def _restore_cpu_map(bytes bits not None, present, online):
+    cdef int cpus = PyNumber_Index(present)
+    cdef unsigned int online_count = PyNumber_Index(online)
     cdef unsigned char *copy
     if cpus < 0 or len(bits) != (<Py_ssize_t>cpus + 7) // 8:
         raise ValueError(f"{len(bits)} bytes for {cpus} CPUs")
@@ -691,7 +714,7 @@ def _restore_cpu_map(bytes bits, int cpus, unsigned int online):
     if copy is NULL:
         raise MemoryError
     memcpy(copy, <const unsigned char *>bits, len(bits))
-    return new_cpu_map(copy, cpus, online)
+    return new_cpu_map(copy, cpus, online_count)
 
 
 # ---- memory of NUMA cells and pages -------------------------------------------------------------
@@ -772,10 +795,10 @@ cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
     return result
 
 
-def _restore_cells_free_memory(int start_cell, tuple values):
+def _restore_cells_free_memory(start_cell, tuple values not None):
     cdef CellsFreeMemory result = CellsFreeMemory.__new__(CellsFreeMemory)
     result.values = pickled_values(values)
-    result.first_cell = start_cell
+    result.first_cell = PyNumber_Index(start_cell)
     result.cells = len(values)
     return result
 
@@ -866,12 +889,15 @@ cdef PageCounts new_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cel
     return result
 
 
-def _restore_page_counts(tuple page_sizes, int start_cell, object cells, tuple values):
+def _restore_page_counts(tuple page_sizes not None, start_cell, cells, tuple values not None):
     cdef PageCounts result
-    # As Python's ints, whose product can't overflow.
-    if cells < 0 or len(values) != cells * len(page_sizes) or (cells and not page_sizes):
-        raise ValueError(f"{len(values)} counts for {cells} cells of {len(page_sizes)} sizes")
-    result = shaped_page_counts(page_sizes, start_cell, cells)
+    cdef Py_ssize_t count = PyNumber_Index(cells)
+    # Not as a product, which may overflow.
+    if divmod(len(values), len(page_sizes) or 1) != (count, 0):
+        raise ValueError(f"{len(values)} counts for {count} cells of {len(page_sizes)} sizes")
+    result = shaped_page_counts(
+        tuple([uint_argument(size, "page_sizes") for size in page_sizes]),
+        PyNumber_Index(start_cell), count)
     result.values = pickled_values(values)
     return result
 
@@ -889,7 +915,6 @@ cdef dict TYPE_NAMES = {
 }
 
 
-@cython.collection_type("mapping")
 @cython.final
 @cython.no_gc
 cdef class TypedParameters(ReadOnlyMapping):
@@ -965,17 +990,33 @@ cdef TypedParameters new_typed_parameters(const lib.virTypedParameter *parameter
     return result
 
 
-def _restore_typed_parameters(dict contents, dict types):
+cdef object pickled_parameter(str name, object value, str type_name):
+    cdef str whole_name = f"parameters[{name!r}]"
+    if type_name == "int":
+        return int_argument(value, whole_name)
+    if type_name == "uint":
+        return uint_argument(value, whole_name)
+    if type_name == "llong":
+        return <long long>integer_argument(value, whole_name, LLONG_MIN, LLONG_MAX)
+    if type_name == "ullong":
+        return ullong_argument(value, whole_name)
+    if type_name not in TYPE_NAMES.values():
+        raise ValueError(f"no type of libvirt for {name!r}")
+    if type(value) is not {"double": float, "boolean": bool, "string": str}[type_name]:
+        raise TypeError(f"{name!r} can't be of type {type(value).__name__}")
+    return value
+
+
+def _restore_typed_parameters(dict contents not None, dict types not None):
     cdef TypedParameters result = TypedParameters.__new__(TypedParameters)
-    for name, value in contents.items():
-        if types.get(name) not in TYPE_NAMES.values():
+    for name, value in list(contents.items()):
+        type_name = types.get(name)
+        if type(name) is not str or type(type_name) is not str:
             raise ValueError(f"no type of libvirt for {name!r}")
-        if not isinstance(value, (int, float, str)):
-            raise TypeError(f"{name!r} can't be of type {type(value).__name__}")
+        result.contents[name] = pickled_parameter(name, value, type_name)
+        result.c_types[name] = type_name
     if len(contents) != len(types):
         raise ValueError("types of other parameters")
-    result.contents = dict(contents)
-    result.c_types = dict(types)
     return result
 
 
@@ -1008,6 +1049,13 @@ cdef int add_typed_parameter(lib.virTypedParameterPtr *parameters, int *count, i
     if result < 0:
         raise last_error(NULL, "virTypedParamsAdd")
     return 0
+
+
+# The patterns of `match` go by this flag, which Cython 3.2 has no directive for.
+match_as_mapping(ReadOnlyMapping)
+match_as_mapping(StatsArray)
+match_as_mapping(StatsTable)
+match_as_mapping(TypedParameters)
 
 
 # ---- snapshots ----------------------------------------------------------------------------------
@@ -1190,7 +1238,7 @@ cdef class HostSnapshot:
 
 cdef tuple snapshot_state(HostSnapshot snapshot):
     return (snapshot.uri, snapshot.wanted, snapshot.read, snapshot.started_at, snapshot.started_ns,
-            snapshot.duration_ns, snapshot.free,
+            snapshot.duration_ns, snapshot.free_memory,
             (snapshot.node_info, snapshot.cpu_stats, snapshot.cpu_map, snapshot.per_cpu_stats,
              snapshot.memory_stats, snapshot.cells_free_memory, snapshot.per_cell_memory_stats,
              snapshot.free_pages, snapshot.memory_parameters),
@@ -1210,17 +1258,23 @@ cdef HostSnapshot new_snapshot(list source, str uri, unsigned int wanted):
     return result
 
 
-def _restore_snapshot(str uri, wanted, read, began, began_ns, took_ns, free_memory,
-                      tuple values, dict errors):
-    cdef HostSnapshot result = new_snapshot(None, uri, wanted)
+def _restore_snapshot(str uri, wanted, read, double began, began_ns, took_ns, free_memory,
+                      tuple values not None, dict errors not None):
+    cdef HostSnapshot result = new_snapshot(None, uri, PyNumber_Index(wanted))
+    result.read = PyNumber_Index(read)
+    if result.wanted >> <int>FIELD_COUNT or result.read & ~result.wanted:
+        raise ValueError(f"fields {wanted:#b} of which {read:#b} were read")
+    for name, error in list(errors.items()):
+        if name not in FIELD_NUMBERS or not isinstance(error, LibvirtError):
+            raise ValueError(f"no field of which this is the error: {name!r}")
     (result.info, result.cpu, result.cpus, result.cpu_table, result.memory, result.cells_free,
      result.cell_table, result.pages, result.parameters) = values
-    result.read = read
     result.began = began
-    result.began_ns = began_ns
-    result.took_ns = took_ns
-    result.free = free_memory
-    result.failures = errors or None
+    result.began_ns = PyNumber_Index(began_ns)
+    result.took_ns = PyNumber_Index(took_ns)
+    if result.read >> <unsigned int>FREE_MEMORY & 1:
+        result.free = PyNumber_Index(free_memory)
+    result.failures = dict(errors) or None
     return result
 
 

@@ -1,6 +1,7 @@
 """XML of a server or of a person, read within bounds."""
 
 from xml.etree import ElementTree
+from xml.parsers.expat import errors
 
 # Characters. libvirt's protocol carries texts of at most so many bytes.
 MAX_SIZE = 4 << 20
@@ -8,6 +9,8 @@ MAX_SIZE = 4 << 20
 MAX_DEPTH = 100
 # A host of 16,384 CPUs, more than Linux has, needs 17,000.
 MAX_ELEMENTS = 200_000
+
+_NO_MEMORY = errors.codes[errors.XML_ERROR_NO_MEMORY]
 
 
 class BoundError(Exception):
@@ -56,8 +59,13 @@ def read(text: str, most: int | None = None) -> ElementTree.Element:
     if "<!DOCTYPE" in text:
         raise BoundError("XML with a document type")
     parser = ElementTree.XMLParser(target=_BoundedBuilder(most))
-    parser.feed(text)
-    return parser.close()
+    try:
+        parser.feed(text)
+        return parser.close()
+    except ElementTree.ParseError as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError from None
+        raise
 
 
 def parse(text: str, function: str) -> ElementTree.Element:

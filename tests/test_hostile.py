@@ -233,7 +233,7 @@ def test_no_cpu_map_is_shorter_than_its_cpus(plain):
         for bits, present in ((b"", 8), (b"\x15", 1000), (b"\x15", 10**6), (b"\xff" * 2048, 20000),
                               (b"\x15", 2**31 - 1), (b"\x15", 2**31 - 7)):
             plain.misbehave(lies(body=text(bits) + numbers(3, present), status=0), GO_ON)
-            with pytest.raises(pyvirhost.LibvirtError, match="too short for its CPUs"):
+            with pytest.raises(pyvirhost.LibvirtError, match=r"too short for|more than 16384"):
                 connection.cpu_map()
         # More bits and more CPUs online than there are do no harm.
         plain.misbehave(lies(body=text(b"\xff" * 100) + numbers(999, 8)), GO_ON)

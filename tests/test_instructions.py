@@ -77,17 +77,21 @@ def is_libvirt(file):
     return Path(file).name.startswith("libvirt.so")
 
 
+def run_under_callgrind(program, out):
+    package = Path(pyvirhost.__file__).parents[1]
+    done = subprocess.run(
+        ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--compress-strings=no",
+         "--compress-pos=no", "--dump-before=getppid", sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(package), "PYTHONHASHSEED": "0"},
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def counts(tmp_path_factory):
     """For each call the instructions of a turn, and the calls of each C function in all turns."""
     out = tmp_path_factory.mktemp("callgrind") / "out"
-    package = Path(pyvirhost.__file__).parents[1]
-    done = subprocess.run(
-        ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--compress-strings=no",
-         "--compress-pos=no", "--dump-before=getppid", sys.executable, "-c", PROGRAM],
-        env={**os.environ, "PYTHONPATH": str(package), "PYTHONHASHSEED": "0"},
-        capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_under_callgrind(PROGRAM, out)
     found = {}
     for number, call in enumerate(LIMITS):
         instructions, calls = counted(out.with_name(f"out.{2 * number + 2}"))
@@ -105,3 +109,34 @@ def test_a_hot_call_adds_little_to_libvirts_own_work(counts, call):
 def test_a_hot_call_releases_the_gil_once(counts, call):
     _, calls = counts[call]
     assert calls["PyEval_SaveThread"] == calls["PyEval_RestoreThread"] == TURNS
+
+
+# Of as many CPUs, all of them odd ones; what is done first of all is in none of the files but one.
+CPUS = 250, 250, 4000
+PER_CPU = f"""
+import gc, os
+from pyvirhost import _results, rates
+gc.disable()
+for cpus in {CPUS}:
+    table = _results._restore_stats_table(
+        tuple(range(1, 2 * cpus, 2)), ("kernel", "user", "idle"), "ns", tuple(range(3 * cpus)))
+    snapshot = _results._restore_snapshot(
+        "", 8, 8, 0.0, 0, 0, None, (None, None, None, table, *[None] * 5), {{}})
+    os.getppid()
+    table.to_dict()
+    os.getppid()
+    dict(table.items())
+    os.getppid()
+    rates.rates(snapshot, snapshot)
+    os.getppid()
+"""
+
+
+def test_what_is_done_for_each_cpu_takes_no_longer_for_one_of_many(tmp_path):
+    run_under_callgrind(PER_CPU, tmp_path / "out")
+    _, few, many = [
+        [counted(tmp_path / f"out.{4 * turn + part}")[0] for part in (2, 3, 4)]
+        for turn in range(len(CPUS))]
+    for one, other in zip(few, many, strict=True):
+        # 16 times as many, and of a search that halves what is left half as many steps more.
+        assert 15 < other / one < 24

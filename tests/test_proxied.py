@@ -22,7 +22,7 @@ def test_a_cpu_map_that_is_shorter_than_it_says(proxy, bits, present):
 
     with pyvirhost.open(proxy.qemu_uri) as connection:
         proxy.change_reply = shorten
-        with pytest.raises(pyvirhost.LibvirtError, match="too short for"):
+        with pytest.raises(pyvirhost.LibvirtError, match=r"too short for|more than 16384 CPUs"):
             connection.cpu_map()
         proxy.change_reply = None
         assert connection.cpu_map().online > 0
@@ -75,4 +75,5 @@ def test_numbers_that_are_too_large_stay_numbers(proxy):
     with pyvirhost.open(proxy.qemu_uri) as connection:
         proxy.change_reply = change
         assert int(connection.version()) == 2**63 - 1
-        assert connection.compare_cpu("<cpu/>") == 77
+        result = connection.compare_cpu("<cpu/>")
+        assert (type(result), result) == (int, 77)

@@ -15,7 +15,7 @@ from pyvirhost import ALL, PRIORITY, constants
 
 # libvirt's numbers of the procedures.
 GET_INFO, GET_CAPABILITIES, GET_CELLS_FREE_MEMORY, GET_FREE_MEMORY = 6, 7, 101, 102
-GET_CPU_STATS, GET_MEMORY_STATS, GET_CPU_MAP = 227, 228, 293
+GET_CPU_STATS, GET_MEMORY_STATS, GET_CPU_MAP, GET_FREE_PAGES = 227, 228, 293, 340
 FOUR = ("cpu_stats", "memory_stats", "free_memory", "node_info")
 # What the test driver has.
 HAS = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "free_memory", "cells_free_memory",
@@ -172,6 +172,16 @@ def test_cells_that_stay_wrong_are_an_error(proxy):
         assert proxy.calls.count(GET_CELLS_FREE_MEMORY) == 1
 
 
+def test_page_counts_that_nobody_asked_for_overwrite_nothing(proxy):
+    # libvirt writes all of them into memory that was for the counts of this host's few cells.
+    many = numbers(1024) + longs(*range(1024))
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, body: many if procedure == GET_FREE_PAGES else body
+        for _ in range(20):
+            counts = connection.snapshot(page_sizes=[4]).free_pages
+            assert list(memoryview(counts).cast("B").cast("Q")) == list(range(len(counts.cells)))
+
+
 def test_stale_page_sizes_are_learned_anew(proxy):
     with pyvirhost.open(proxy.qemu_uri) as connection:
         proxy.change_reply = lambda procedure, body: (
@@ -271,7 +281,7 @@ def test_a_host_without_free_memory_has_0(proxy):
 
 
 @pytest.mark.parametrize("reply", [
-    numbers(0, 1, 16), numbers(1) + b"\1\0\0\0" + numbers(1, 10**9)])
+    numbers(0, 1, 16), numbers(1) + b"\1\0\0\0" + numbers(1, 16384)])
 def test_nonsense_of_a_server_is_an_error_of_its_field(proxy, reply):
     with pyvirhost.open(proxy.qemu_uri) as connection:
         proxy.change_reply = lambda procedure, body: (
@@ -420,6 +430,41 @@ def test_it_pickles_compares_and_outlives_its_connection():
         hash(copy)
     with pytest.raises(TypeError, match=r"Connection.snapshot\(\) returns it"):
         pyvirhost.HostSnapshot()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_pickle_holds_what_was_read_and_nothing_else(connection, name):
+    for out in (None, connection.snapshot([name])):
+        snapshot = connection.snapshot([name], out=out)
+        restore, (uri, wanted, read, *times, free, values, errors) = snapshot.__reduce__()
+        assert uri == "test:///default"
+        assert wanted == 1 << ALL.index(name)
+        assert read == (0 if errors else wanted)
+        assert len(times) == 3
+        assert free == (3145728 if name == "free_memory" else None)
+        kept = [value for value in (free, *values) if value is not None]
+        assert kept == ([] if errors else [getattr(snapshot, name)])
+        assert restore(uri, wanted, read, *times, free, values, errors) == snapshot
+
+
+def test_pickles_with_nonsense_are_refused(connection):
+    snapshot = connection.snapshot(ALL)
+    restore, state = snapshot.__reduce__()
+    assert restore(*state) == snapshot
+    _, wanted, read, *_, values, errors = state
+    error = errors["memory_stats"]
+    for position, nonsense in (
+            (0, b"uri"), (1, 0), (1, 2**10), (1, -1), (1, 2**32), (1, 1.0), (2, read | 2**10),
+            (2, read | 2**31), (2, None), (3, "x"), (4, 2**63), (4, 0.5), (5, None),
+            (6, None), (6, -1), (6, 2**64), (6, 1.5), (7, values[1:]), (7, list(values)),
+            (7, values[1:] + values[:1]), (7, (snapshot,) * 9), (8, {"memory_stats": None}),
+            (8, {"nothing": error}), (8, {5: error}), (8, {"memory_stats": ValueError("x")}),
+            (8, [error]), (8, None)):
+        changed = (*state[:position], nonsense, *state[position + 1:])
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            restore(*changed)
+    with pytest.raises(ValueError, match="of which"):
+        restore(state[0], wanted & ~1, *state[2:])
 
 
 def test_errors_can_not_be_changed_from_outside(connection):
