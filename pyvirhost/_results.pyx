@@ -893,7 +893,7 @@ def _restore_page_counts(tuple page_sizes not None, start_cell, cells, tuple val
     cdef PageCounts result
     cdef Py_ssize_t count = PyNumber_Index(cells)
     # Not as a product, which may overflow.
-    if divmod(len(values), len(page_sizes) or 1) != (count, 0):
+    if divmod(len(values), len(page_sizes) or 1) != (count, 0) or (values and not page_sizes):
         raise ValueError(f"{len(values)} counts for {count} cells of {len(page_sizes)} sizes")
     result = shaped_page_counts(
         tuple([uint_argument(size, "page_sizes") for size in page_sizes]),

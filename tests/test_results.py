@@ -407,7 +407,7 @@ def test_pickles_whose_sizes_overflow_are_refused(connection):
     counts = connection.free_pages([4])
     restore, _ = counts.__reduce__()
     for arguments in (((4, 8, 16, 32), 0, 2**62, ()), ((), 0, 2**62, ()), ((4,), 0, -1, ()),
-                      ((), 0, 1, ())):
+                      ((), 0, 1, ()), ((), 0, 2, (1, 2)), ((4,), 0, 1, (1, 2))):
         with pytest.raises(ValueError, match="counts for"):
             restore(*arguments)
     restore, _ = connection.cpu_map().__reduce__()
