@@ -12,6 +12,7 @@ from benchmarks import (
     calls,
     cores,
     memory,
+    poller,
     round_trips,
     start,
     throughput,
@@ -127,6 +128,7 @@ SIX = max(busy.COUNTS)
 EIGHT = max(throughput.THREADS)
 NEEDS_INTERPRETER = "FREETHREADED names no such Python"
 NEEDS_ROOT = "only root may set it"
+NOT_QUICK = "takes longer than QUICK"
 
 ROWS = (
     *(Row(calls.part(place), calls.reading(name, place),
@@ -154,4 +156,10 @@ ROWS = (
       for name in round_trips.READ),
     Row(round_trips.SETTING, round_trips.reading(round_trips.SET),
         (Figure(at_most=TRIPS[round_trips.SET]),), without=NEEDS_ROOT),
+    # A tenth of a core.
+    Row(poller.part("in_process"), poller.COST, (Figure(at_most=0.0005),)),
+    Row(poller.part("one_daemon"), poller.LATE, (Figure(at_most=0.5),), without=NOT_QUICK),
+    Row(poller.part("some_hang"), poller.NONE_HANG, without=NOT_QUICK),
+    Row(poller.part("some_hang"), poller.SOME_HANG, (Figure(at_most=0.5),), without=NOT_QUICK),
+    Row(poller.part("memory"), poller.MEMORY, without=NOT_QUICK),
 )

@@ -13,6 +13,7 @@ from benchmarks import (
     calls,
     cores,
     memory,
+    poller,
     round_trips,
     scale,
     start,
@@ -105,4 +106,7 @@ def all_parts(folder, quick, free_threaded):
     for place in scale.PLACES:
         for count in scale.COUNTS[:-1] if quick else scale.COUNTS:
             parts[scale.part(count, place)] = partial(among_many, place, count)
+    for which, seconds in poller.PARTS.items():
+        if which == "in_process" or not quick:
+            parts[poller.part(which)] = partial(ask, "poller", which=which, seconds=seconds)
     return parts

@@ -1,180 +1,157 @@
-"""What polling many hosts costs, and whether hosts that hang delay the others.
+"""What polling many hosts costs, and whether hosts that hang delay the others."""
 
-    python benchmarks/poller.py [--quick]
-
-Its daemons are private ones, as the tests have them. Other load on the machine shows in all figures
-but the processor's time.
-"""
-
-import argparse
 import collections
 import contextlib
 import gc
 import itertools
-import os
-import platform
 import signal
 import statistics
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from daemon import Daemon
 
-import pyvirhost
+from benchmarks import OURS, worker
+from benchmarks.rounds import clock
+from benchmarks.scale import resident
 
-HERE = "test:///default"
 INTERVAL = 5
+HERE = "test:///default"
+HOSTS = 1000
+DAEMONS, STOPPED = 200, 20
+MANY = "max_clients = 500\nmax_anonymous_clients = 500\n"
+
+COST = f"Poller, {HOSTS:,} hosts in process every {INTERVAL} s: CPU a sample"
+LATE = f"Poller, {DAEMONS} connections to one daemon: p99 lateness"
+NONE_HANG = f"Poller, {DAEMONS} daemons: p99 lateness"
+SOME_HANG = f"Poller, {DAEMONS} daemons, {STOPPED} of them hang: p99 lateness of the others"
+MEMORY = f"Poller, {HOSTS:,} hosts of which 50 remote: memory a host"
+# What a minute's samples may leave behind.
+LEAK = 500 << 10
+
+
+def part(which):
+    """Return the name of the part that a function here measures."""
+    return f"poller ({which.replace('_', ' ')})"
 
 
 def take(poller, seconds):
     """Return the samples of the next so many seconds."""
     samples = []
-    end = time.monotonic() + seconds
+    end = clock() + seconds
     for sample in poller:
         samples.append(sample)
-        if time.monotonic() > end:
+        if clock() > end:
             return samples
     raise AssertionError("the poller has stopped")
 
 
 def drain(poller, seconds):
-    """Take the samples of the next so many seconds and return how many they were."""
-    end = time.monotonic() + seconds
-    for count, _ in enumerate(poller, 1):
-        if time.monotonic() > end:
-            return count
+    """Take the samples of the next so many seconds and keep none."""
+    end = clock() + seconds
+    for _ in poller:
+        if clock() > end:
+            return
     raise AssertionError("the poller has stopped")
 
 
-def settle(poller, intervals=2.5):
-    """Let every host be connected."""
-    take(poller, INTERVAL * intervals)
-
-
-def percentile(values, percent):
-    """Return the value that so many percent of them do not exceed."""
-    return statistics.quantiles(values, n=100)[percent - 1]
+def demand(good, problem):
+    """Let the part fail where a poller does not do what it promises."""
+    if not good:
+        raise AssertionError(problem)
 
 
 def lateness(samples):
-    """Return, in seconds, how far from an interval's end each host's next reading began."""
+    """Return how many seconds from an interval's end each host's next reading began: the p99."""
     times = collections.defaultdict(list)
     for sample in samples:
         times[sample.host].append(sample.started_at)
-    return [abs(later - earlier - INTERVAL) for starts in times.values()
+    late = [abs(later - earlier - INTERVAL) for starts in times.values()
             for earlier, later in itertools.pairwise(starts)]
+    return statistics.quantiles(late, n=100)[98]
 
 
-def resident():
-    """Return this process's memory in KiB."""
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+def in_process(seconds):
+    """Poll hosts of the test driver."""
+    import pyvirhost
 
-
-def show(what, figure, bound, good):
-    """Print a figure and return whether it is good."""
-    print(f"{what:58} {figure:>22}  {'ok' if good else 'MISSED':6}  ({bound})", flush=True)
-    return good
-
-
-def many_in_process(seconds):
-    """Poll 1,000 hosts of the test driver."""
-    hosts = {f"host{number}": HERE for number in range(1000)}
+    hosts = {f"host{number}": HERE for number in range(HOSTS)}
     with pyvirhost.Poller(hosts, interval=INTERVAL) as poller:
-        settle(poller, 1.5)
-        began, used = time.monotonic(), time.process_time()
+        take(poller, INTERVAL * 1.5)
+        used = time.process_time()
         samples = take(poller, seconds)
-        share = (time.process_time() - used) / (time.monotonic() - began)
-        skipped = sum(poller.overruns.values()) + poller.dropped
-    show("1,000 hosts in this process every 5 s: skipped or dropped",
-         f"{skipped} of {len(samples)}", "0", skipped == 0)
-    return show("1,000 hosts in this process every 5 s: of one core",
-                f"{share:.1%}", "10 % at most", share <= 0.1)
+        used = time.process_time() - used
+        demand(not sum(poller.overruns.values()) + poller.dropped, "turns were skipped")
+    return [(COST, OURS, "second", [used / len(samples)])]
 
 
 def one_daemon(seconds):
-    """Poll one daemon over 200 connections."""
-    with Daemon(settings="max_clients = 500\nmax_anonymous_clients = 500\n") as daemon:
-        hosts = {f"host{number}": daemon.test_uri for number in range(200)}
+    """Poll one daemon over many connections."""
+    import pyvirhost
+
+    with Daemon(settings=MANY) as daemon:
+        hosts = {f"host{number}": daemon.test_uri for number in range(DAEMONS)}
         with pyvirhost.Poller(hosts, interval=INTERVAL) as poller:
-            settle(poller)
+            take(poller, INTERVAL * 2.5)
             samples = take(poller, seconds)
-            lost = sum(sample.error is not None for sample in samples)
-            late = percentile(lateness(samples), 99)
-            seen = len({sample.host for sample in samples})
-    show(f"200 connections to one daemon for {seconds} s: p99 lateness",
-         f"{late * 1000:.1f} ms", "500 ms at most", late <= 0.5)
-    return show(f"200 connections to one daemon for {seconds} s: lost",
-                f"{lost} of {seen}", "0 of 200", lost == 0 and seen == 200)
+    lost = {sample.host for sample in samples if sample.error is not None}
+    lost |= hosts.keys() - {sample.host for sample in samples}
+    demand(not lost, f"without a sample: {lost}")
+    return [(LATE, OURS, "second", [lateness(samples)])]
 
 
 def some_hang(seconds):
-    """Poll 200 daemons of which 20 are stopped."""
+    """Poll many daemons of which some are stopped after a while, and go on again."""
+    import pyvirhost
+
     with contextlib.ExitStack() as stack:
-        daemons = [stack.enter_context(Daemon()) for _ in range(200)]
-        hosts = {f"host{number}": daemon.test_uri for number, daemon in enumerate(daemons)}
-        hung = {f"host{number}" for number in range(0, 200, 10)}
+        daemons = [stack.enter_context(Daemon()) for _ in range(DAEMONS)]
+        names = [f"host{number}" for number in range(DAEMONS)]
+        hung = dict(zip(names[::DAEMONS // STOPPED], daemons[::DAEMONS // STOPPED], strict=True))
+        hosts = {name: daemon.test_uri for name, daemon in zip(names, daemons, strict=True)}
         with pyvirhost.Poller(hosts, interval=INTERVAL) as poller:
-            settle(poller)
+            take(poller, INTERVAL * 2.5)
             before = lateness(take(poller, seconds))
-            for number in range(0, 200, 10):
-                daemons[number].process.send_signal(signal.SIGSTOP)
+            for daemon in hung.values():
+                daemon.process.send_signal(signal.SIGSTOP)
             try:
                 samples = take(poller, seconds)
             finally:
-                for number in range(0, 200, 10):
-                    daemons[number].process.send_signal(signal.SIGCONT)
-            well = [sample for sample in samples if sample.host not in hung]
-            errors = {sample.host for sample in samples if sample.error is not None}
-            later = take(poller, 10)
-            back = {sample.host for sample in later if sample.snapshot} >= hung
-    late = percentile(lateness(well), 99)
-    show("200 daemons, none stopped: p99 lateness",
-         f"{percentile(before, 99) * 1000:.1f} ms", "for comparison", True)
-    show("200 daemons, 20 stopped: hosts with errors",
-         str(len(errors)), "those 20", errors == hung)
-    show("200 daemons, 20 stopped, then not: all are back", str(back), "True", back)
-    return show("200 daemons, 20 stopped: p99 lateness of the others",
-                f"{late * 1000:.1f} ms", "500 ms at most", late <= 0.5)
+                for daemon in hung.values():
+                    daemon.process.send_signal(signal.SIGCONT)
+            back = {sample.host for sample in take(poller, 2 * INTERVAL) if sample.snapshot}
+    wrong = {sample.host for sample in samples if sample.error is not None} ^ hung.keys()
+    demand(not wrong, f"errors of others than those that hung: {wrong}")
+    demand(back >= hung.keys(), f"not back: {hung.keys() - back}")
+    well = [sample for sample in samples if sample.host not in hung]
+    return [(NONE_HANG, OURS, "second", [before]), (SOME_HANG, OURS, "second", [lateness(well)])]
 
 
 def memory(seconds):
-    """Poll as fast as makes a leak of a sample's size show."""
-    with Daemon(settings="max_clients = 500\nmax_anonymous_clients = 500\n") as daemon:
-        hosts = {f"host{number}": HERE for number in range(950)}
+    """Poll until a leak of a part of a sample would show."""
+    import pyvirhost
+
+    with Daemon(settings=MANY) as daemon:
+        hosts = {f"host{number}": HERE for number in range(HOSTS - 50)}
         hosts |= {f"remote{number}": daemon.qemu_uri for number in range(50)}
+        pyvirhost.poll_once([HERE, daemon.qemu_uri])  # loads what is loaded once
+        readings = [resident()]
         with pyvirhost.Poller(hosts, interval=INTERVAL) as poller:
-            settle(poller, 4)
-            readings = []
-            polled = 0
-            for _ in range(10):
+            for duration in (INTERVAL * 4, seconds):
+                drain(poller, duration)
+                gc.collect()
                 readings.append(resident())
-                polled += drain(poller, seconds / 10)
-            readings.append(resident())
-    growth = readings[-1] - readings[len(readings) // 2]
-    print("  KiB resident:", *readings)
-    return show(f"{polled} samples of 1,000 hosts in {seconds} s: growth, second half",
-                f"{growth} KiB", "500 KiB at most", growth <= 500)
+    before, settled, after = readings
+    demand(after - settled < LEAK, f"{after - settled} bytes more after {seconds} s")
+    return [(MEMORY, OURS, "byte", [(settled - before) / HOSTS])]
 
 
-def main():
-    """Measure all, or those that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a minute each at the most")
-    parser.add_argument("--only", action="append", help="one of the figures, by function")
-    options = parser.parse_args()
-    parts = {"many_in_process": 15 if options.quick else 60, "one_daemon": 60,
-             "some_hang": 20 if options.quick else 60, "memory": 60 if options.quick else 600}
-    print(f"Python {platform.python_version()}, libvirt {pyvirhost.lib_version()}, "
-          f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}", flush=True)
-    good = [globals()[name](seconds) for name, seconds in parts.items()
-            if options.only is None or name in options.only]
-    print(f"load at the end {os.getloadavg()[0]:.1f}")
-    sys.exit(0 if all(good) else 1)
+PARTS = {"in_process": 15, "one_daemon": 30, "some_hang": 20, "memory": 60}
 
 
-main()
+def measure(which, seconds):
+    """Measure one of the parts for so many seconds."""
+    return globals()[which](seconds)
+
+
+if __name__ == "__main__":
+    worker.answer(measure)
