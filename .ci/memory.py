@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).parents[1]
+from build import ROOT, build
+
 BUILD = ROOT / "build" / "memory"
 MODULES = ("_connection", "_errors", "_events", "_results")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -26,8 +26,9 @@ NOT_VALGRIND = ["-k", "not whatever and not threads and not forked and not block
 
 
 class Fault(NamedTuple):
-    """What to plant in _results.pyx, a program that meets it, and what the tools then say."""
+    """What to plant, a program that meets it, and what the tools then say."""
 
+    module: str
     sound: str
     planted: str
     program: str
@@ -37,38 +38,18 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "read past the end of a result's values": Fault(
+        "_results.pyx",
         "return self.values[<Py_ssize_t>self.layout.positions[field]]",
         "return self.values[<Py_ssize_t>self.layout.positions[field] + self.layout.count]",
         "import pyvirhost; print(pyvirhost.open('test:///default').cpu_stats()['kernel'])",
         sanitizers="AddressSanitizer: heap-buffer-overflow", valgrind="Invalid read"),
     "int that overflows": Fault(
+        "_results.pyx",
         "len(bits) != (<Py_ssize_t>cpus + 7) // 8",
         "len(bits) != (cpus + 7) // 8",
         "from pyvirhost import _results; _results._restore_cpu_map(b'', 2**31 - 1, 0)",
         sanitizers="runtime error: signed integer overflow", valgrind=None),
 }
-
-
-def build(name, *options, faults=()):
-    """Build the package into a folder of its own, which is returned."""
-    source, target = BUILD / name / "source", BUILD / name / "package"
-    shutil.rmtree(BUILD / name, ignore_errors=True)
-    for folder in ("include", "pyvirhost"):
-        shutil.copytree(ROOT / folder, source / folder,
-                        ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.so"))
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    results = source / "pyvirhost" / "_results.pyx"
-    for fault in faults:
-        text = results.read_text()
-        if fault.sound not in text:
-            sys.exit(f"no place in {results} to plant a fault: {fault.sound}")
-        results.write_text(text.replace(fault.sound, fault.planted))
-    subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", target, "build_ext",
-         "--build-lib", target, "--build-temp", BUILD / name / "temp", "--parallel=2", *options],
-        cwd=source, check=True)
-    return target
 
 
 def environment(package, **more):
@@ -149,21 +130,22 @@ def main():
     os.chdir(ROOT)
     pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *CORE)
     options = "--sanitize=address,undefined"
-    faulty = build("sanitized-faults", options, faults=FAULTS.values())
+    planted = [fault[:3] for fault in FAULTS.values()]
+    faulty = build(BUILD / "sanitized-faults", options, faults=planted)
     for name, fault in FAULTS.items():
         done = sanitized(faulty, "-c", fault.program)
         check(done.returncode != 0 and fault.sanitizers in done.stderr,
               f"the planted {name} was not found by the sanitizers")
-    done = sanitized(build("sanitized", options), *pytest)
+    done = sanitized(build(BUILD / "sanitized", options), *pytest)
     check(done.returncode == 0, "the core did not pass with the sanitizers")
 
-    faulty = build("faults", faults=FAULTS.values())
+    faulty = build(BUILD / "faults", faults=planted)
     for name, fault in FAULTS.items():
         if fault.valgrind is not None:
             status, found = valgrind(faulty, "-c", fault.program)
             check(status == 0 and any(lines[0].startswith(fault.valgrind) for lines in found),
                   f"the planted {name} was not found by valgrind")
-    status, found = valgrind(build("sound"), *pytest, *NOT_VALGRIND,
+    status, found = valgrind(build(BUILD / "sound"), *pytest, *NOT_VALGRIND,
                              "-o", "faulthandler_timeout=500")
     for lines in found:
         print(*lines, sep="\n")

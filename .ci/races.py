@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from build import ROOT, build
+
 BUILD = ROOT / "build" / "races"
 
 THREADS = [f"tests/test_{name}.py"
@@ -46,28 +47,6 @@ for thread in threads:
 """
 
 
-def build(name, fault=False):
-    """Build the package into a folder of its own, which is returned."""
-    source, target = BUILD / name / "source", BUILD / name / "package"
-    for folder in ("include", "pyvirhost"):
-        shutil.copytree(ROOT / folder, source / folder,
-                        ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.so"))
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    if fault:
-        path = source / "pyvirhost" / "_connection.pyx"
-        text = path.read_text()
-        if SOUND not in text:
-            sys.exit(f"no place in {path} to plant a race, SOUND of {__file__} is out of date")
-        path.write_text(text.replace(SOUND, FAULT))
-    subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", target, "build_ext",
-         "--build-lib", target, "--build-temp", BUILD / name / "temp", "--parallel=2",
-         "--sanitize=thread"],
-        cwd=source, check=True)
-    return target
-
-
 def run(package, *arguments):
     """Run Python with that package and return its exit status and the races, each as its text."""
     reports = BUILD / "reports"
@@ -97,10 +76,12 @@ def check(good, message):
 def main():
     os.chdir(ROOT)
     shutil.rmtree(BUILD, ignore_errors=True)
-    status, races = run(build("fault", fault=True), "-c", PROGRAM)
+    status, races = run(
+        build(BUILD / "fault", "--sanitize=thread", faults=[("_connection.pyx", SOUND, FAULT)]),
+        "-c", PROGRAM)
     check(status == 0 and any("Connection_leave" in race for race in races),
           "the planted race was not found")
-    package = build("sound")
+    package = build(BUILD / "sound", "--sanitize=thread")
     pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=900")
     for arguments in ((*THREADS, *NOT_THREADS),
                       ("--parallel-threads=4", *sys.argv[1:], *NOT_PARALLEL)):
