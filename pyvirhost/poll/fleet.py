@@ -71,7 +71,8 @@ class Turn:
 class Member:
     """A host of a fleet: its link, what a worker asks it now, and what waits."""
 
-    def __init__(self, fleet: "Fleet", host: Host, on_loss: Callable[[], object] | None) -> None:
+    def __init__(self, fleet: "Fleet", host: Host,
+                 on_loss: "Callable[[pyvirhost.Connection], object] | None") -> None:
         self.fleet = fleet
         self.host = host
         self.link = Link(host, on_loss)
@@ -115,7 +116,8 @@ class Fleet:
     keeps : bool, default True
         Whether connections stay open for the next question.
     on_loss : callable, optional
-        Is given the name of a host whose connection was lost, in whatever thread notices.
+        Is given the name of a host whose connection was lost, and the connection, in whatever
+        thread notices.
     on_close : callable, optional
         Is called when nothing can be asked any more, in a thread of the fleet.
 
@@ -144,7 +146,7 @@ class Fleet:
         max_connects: int = MAX_CONNECTS,
         patience: float | None = None,
         keeps: bool = True,
-        on_loss: Callable[[str], object] | None = None,
+        on_loss: "Callable[[str, pyvirhost.Connection], object] | None" = None,
         on_close: Callable[[], object] | None = None,
     ) -> None:
         check_number(workers, "workers")

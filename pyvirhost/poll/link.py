@@ -50,10 +50,12 @@ class Link:
     ----------
     host : Host
     on_loss : callable, optional
-        Is called, in another thread, when the connection is lost.
+        Is given the connection, in another thread, when it is lost.
     """
 
-    def __init__(self, host: Host, on_loss: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, host: Host, on_loss: "Callable[[pyvirhost.Connection], object] | None" = None
+    ) -> None:
         self.host = host
         self.connection: pyvirhost.Connection | None = None
         # Whoever asks waits no longer than its timeout, for opening, too.
@@ -108,7 +110,7 @@ class Link:
         if self._on_loss is not None:
             on_loss = self._on_loss
             try:
-                connection.register_close_callback(lambda *_: on_loss())
+                connection.register_close_callback(lambda connection, _: on_loss(connection))
             except pyvirhost.NotSupportedError:
                 pass
             except BaseException:

@@ -347,14 +347,16 @@ class Poller:
         polled.next_retry = None if when >= polled.slot else (
             self._fleet.clock.at(when, partial(self._ask_again, polled)))
 
-    def _lost(self, name: str) -> None:
-        # In a thread of libvirt's choice, which may be a caller's. The reading that follows tells
-        # what happened.
-        self._fleet.clock.request(partial(self._ask_lost, name))
+    def _lost(self, name: str, connection: "pyvirhost.Connection") -> None:
+        # In a thread of libvirt's choice, which may be a caller's.
+        self._fleet.clock.request(partial(self._ask_lost, name, connection))
 
-    def _ask_lost(self, name: str) -> None:
+    def _ask_lost(self, name: str, connection: "pyvirhost.Connection") -> None:
+        # Where a question noticed it, its answer tells, and the next attempt is not to come at
+        # once. Else nobody would know before the next turn.
         polled = self._polled.get(name)
-        if polled is not None and not polled.is_asked and not self._fleet.is_closed:
+        if polled is not None and not polled.is_asked and not self._fleet.is_closed and (
+                polled.member.link.connection is connection):
             self._ask(polled)
 
     # ---- what a turn gives ----------------------------------------------------------------------
