@@ -17,7 +17,7 @@ from hostile import text as xdr_text
 from test_values import MEMORY_PARAMETERS, NUMBERS, REASONS, TOLD
 
 import pyvirhost
-from pyvirhost.report import collect, duration, print_report, ranges, size
+from pyvirhost.cli.report import collect, duration, print_report, ranges, size
 
 TEST = "test:///default"
 
@@ -467,16 +467,24 @@ def test_piped_text_is_plain():
 def test_an_unreachable_uri_is_one_line_and_status_1(tmp_path, arguments):
     uri = f"qemu+unix:///session?socket={tmp_path}/none"
     done = run("-c", uri, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (f"pyvirhost: cannot open {uri}: Failed to connect socket to "
-                           f"'{tmp_path}/none': No such file or directory\n")
+    problem = (f"cannot open {uri}: Failed to connect socket to '{tmp_path}/none': No such file "
+               "or directory")
+    assert (done.returncode, done.stderr) == (1, f"pyvirhost: {problem}\n")
+    assert (json.loads(done.stdout) if arguments else done.stdout) == (
+        {"error": {"type": "LibvirtError", "message": problem}} if arguments else "")
 
 
-@pytest.mark.parametrize("uri", ["no-such-driver", b"test:///\xff", "http://[::1"])
+@pytest.mark.parametrize("uri", ["no-such-driver", "http://[::1"])
 def test_a_senseless_uri_is_one_line_and_status_1(uri):
     done = run("-c", uri)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"pyvirhost: cannot open [^\n]+: [^\n]+\n", done.stderr)
+
+
+def test_a_uri_that_is_no_text_is_a_wrong_command_line():
+    done = run("-c", b"test:///\xff")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"pyvirhost: uri [^\n]+ \(host 'test:///\\udcff'\)\n", done.stderr)
 
 
 def test_what_a_uri_has_does_not_reach_the_terminal():

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pyvirhost
+from pyvirhost.poll.arguments import check_number, checked_seconds
 from pyvirhost.poll.clock import Alarm, Clock
 from pyvirhost.poll.host import Host, Hosts, host_of, hosts_by_name
 from pyvirhost.poll.link import Answer, Link, Question, without_frames
@@ -29,9 +30,6 @@ T = TypeVar("T")
 WORKERS = 32
 MAX_CONNECTS = 16
 """A libvirt daemon accepts up to 20 clients that have not authenticated themselves yet."""
-
-LEAST_SECONDS = 0.001
-"""The shortest interval or timeout. Far shorter ones would be lost when added to the time."""
 
 # How many seconds to wait, at the end, for threads whose hosts may hang.
 _FAREWELL = 0.8
@@ -495,22 +493,3 @@ def timeout_error(message: str) -> Exception:
     """Return the error of a host whose time is over."""
     return pyvirhost.OperationTimeoutError(
         message, code=pyvirhost.ErrorCode.VIR_ERR_OPERATION_TIMEOUT)
-
-
-# ---- arguments ----------------------------------------------------------------------------------
-
-def checked_seconds(seconds: float, name: str) -> float:
-    """Return a number of seconds, or raise what is wrong with it."""
-    if not isinstance(seconds, int | float):
-        raise TypeError(f"{name} must be a number, not {type(seconds).__name__}")
-    if not LEAST_SECONDS <= seconds <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{name} must be at least {LEAST_SECONDS} seconds, not {seconds}")
-    return float(seconds)
-
-
-def check_number(number: int, name: str) -> None:
-    """Raise what is wrong with how many of something there are to be."""
-    if not isinstance(number, int):
-        raise TypeError(f"{name} must be an int, not {type(number).__name__}")
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")

@@ -8,14 +8,8 @@ from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from weakref import WeakKeyDictionary
 
-from pyvirhost.poll.fleet import (
-    LEAST_SECONDS,
-    MAX_CONNECTS,
-    WORKERS,
-    Fleet,
-    checked_seconds,
-    no_answer,
-)
+from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
+from pyvirhost.poll.fleet import MAX_CONNECTS, WORKERS, Fleet, no_answer
 from pyvirhost.poll.host import Host, Hosts, hosts_by_name
 from pyvirhost.poll.link import Answer, Link
 from pyvirhost.poll.sample import Reading, Sample, sample_of

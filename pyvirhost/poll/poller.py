@@ -9,15 +9,8 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pyvirhost.poll.fleet import (
-    LEAST_SECONDS,
-    MAX_CONNECTS,
-    WORKERS,
-    Fleet,
-    Member,
-    Turn,
-    checked_seconds,
-)
+from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
+from pyvirhost.poll.fleet import MAX_CONNECTS, WORKERS, Fleet, Member, Turn
 from pyvirhost.poll.host import Host, Hosts, host_of
 from pyvirhost.poll.link import Answer
 from pyvirhost.poll.sample import Reading, Sample

@@ -16,70 +16,34 @@ Whoever writes a URI runs code as this user: it can name programs for libvirt to
 
 import bisect
 import tomllib
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import pyvirhost
-
-if TYPE_CHECKING:
-    from pyvirhost import Connection
-    from pyvirhost.auth import Authenticator
-
-Keepalive = tuple[int, int]
-KEEPALIVE: Keepalive = (5, 3)
-"""By default a server is lost after 20 seconds of silence."""
+from pyvirhost.cli.arguments import keepalive, seconds
+from pyvirhost.poll.host import Host
 
 
 class HostsError(ValueError):
     """What is wrong with a hosts file or with the hosts together, in one line."""
 
 
-class Host(NamedTuple):
-    """A host by its name, and how to open it.
-
-    Parameters
-    ----------
-    name : str
-        What its answers are shown with.
-    uri : str, optional
-        By default libvirt chooses.
-    readonly : bool, default False
-        Whether every connection is to be read-only.
-    keepalive : (int, int), optional
-        The interval in seconds and the count of `pyvirhost.open`.
-    timeout : float, optional
-        For how many seconds to wait for it.
-    """
-
-    name: str
-    uri: str | None
-    readonly: bool = False
-    keepalive: Keepalive | None = KEEPALIVE
-    timeout: float | None = None
-
-    def open(self, *, readonly: bool, auth: "Authenticator | None" = None) -> "Connection":
-        """Return a new connection, read-only where the host or the caller wants that."""
-        return pyvirhost.open(self.uri, readonly=readonly or self.readonly, auth=auth,
-                              keepalive=self.keepalive, timeout=self.timeout)
-
-
-def hosts_of_uris(uris: Iterable[str], *, keepalive: Keepalive | None = KEEPALIVE,
-                  timeout: float | None = None) -> list[Host]:
+def hosts_of_uris(uris: Iterable[str], **override: Any) -> list[Host]:
     """Return hosts that are named by their URIs."""
-    return [Host(uri, uri, keepalive=keepalive, timeout=timeout) for uri in uris]
+    return [Host(**{"name": uri, "uri": uri, "readonly": False, **override}) for uri in uris]
 
 
-def hosts_of_file(path: str, *, keepalive: Keepalive | None = KEEPALIVE,
-                  timeout: float | None = None) -> list[Host]:
+def hosts_of_file(path: str, **override: Any) -> list[Host]:
     """Return the hosts of a hosts file in its order.
 
     Parameters
     ----------
     path : str
         The file, in the format that this module's description shows.
-    keepalive, timeout : optional
-        Those of the hosts of which the file says nothing else.
+    **override
+        What the command line says of each host, by the parameters of `Host`. It goes before what
+        the file says, and that before the defaults.
 
     Raises
     ------
@@ -116,7 +80,7 @@ def hosts_of_file(path: str, *, keepalive: Keepalive | None = KEEPALIVE,
         raise wrong(("hosts",), "has no host")
     hosts = []
     for name, entry in table.items():
-        values: dict[str, Any] = {"keepalive": keepalive, "timeout": timeout}
+        values: dict[str, Any] = {}
         if not isinstance(entry, dict):
             values["uri"] = checked(uri_value, entry, ("hosts", name), wrong)
         else:
@@ -126,7 +90,7 @@ def hosts_of_file(path: str, *, keepalive: Keepalive | None = KEEPALIVE,
                 values[key] = checked(KEYS[key], value, ("hosts", name, key), wrong)
             if "uri" not in values:
                 raise wrong(("hosts", name), "has no uri")
-        hosts.append(Host(name, **values))
+        hosts.append(Host(**{"name": name, "readonly": False, **values, **override}))
     return hosts
 
 
@@ -141,33 +105,22 @@ def check_names(hosts: Iterable[Host]) -> None:
 
 # ---- values -------------------------------------------------------------------------------------
 
-def keepalive_value(value: object) -> Keepalive | None:
+def keepalive_value(value: object) -> tuple[int, int] | None:
     """Return the keepalive that a text such as ``"5:3"`` or ``"off"`` stands for."""
-    if value == "off":
-        return None
-    if isinstance(value, str):
-        interval, colon, count = value.partition(":")
-        if colon and is_number(interval) and is_number(count) and int(interval) > 0:
-            return int(interval), int(count)
-    raise ValueError('must be INTERVAL:COUNT, as in "5:3", or "off"')
-
-
-def is_number(text: str) -> bool:
-    """Return whether a text is a number that fits a C int."""
-    return text.isascii() and text.isdecimal() and len(text) < 10
+    try:
+        return keepalive(str(value))
+    except ArgumentTypeError:
+        raise ValueError('must be INTERVAL:COUNT, as in "5:3", or "off"') from None
 
 
 def seconds_value(value: object) -> float:
-    """Return a number of seconds, or of what a text says, that is more than 0."""
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
-            seconds = float(value)
-        except (ValueError, OverflowError):
-            seconds = 0
-        # A century is what threads can wait, and "inf" and "nan" are no times.
-        if 0 < seconds < 3.2e9:
-            return seconds
-    raise ValueError("must be a number of seconds that is more than 0")
+    """Return a number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number of seconds")
+    try:
+        return seconds(str(value))
+    except ArgumentTypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def uri_value(value: object) -> str:

@@ -5,29 +5,25 @@ from dataclasses import replace
 
 import pytest
 from daemon import wait_until
+from fleets import hosts_of
 from hostile import Answers, stats
 from test_values import MEMORY_PARAMETERS, NUMBERS
 
 import pyvirhost
-from pyvirhost import Sample
-from pyvirhost.watch import (
+from pyvirhost import Host, Sample
+from pyvirhost.cli.top.model import FIELDS, Figures, State, Watch, Watched, figures_of
+from pyvirhost.cli.top.rows import (
     COLUMNS,
     CPU_COLUMNS,
-    FIELDS,
     GAP,
     Column,
-    Figures,
     Row,
-    State,
-    Watch,
-    Watched,
     age_text,
     cell_columns,
     cell_numbers,
     cell_row,
     cpu_numbers,
     cpu_row,
-    figures_of,
     fitting,
     graph,
     host_lines,
@@ -66,10 +62,6 @@ def cpu_rows(host):
 
 def cell_rows(host):
     return [cell_row(host, cell) for cell in cell_numbers(host)]
-
-
-def group(**hosts):
-    return {"hosts": hosts, "timeout": 5.0, "fields": FIELDS, "auth": None}
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -297,7 +289,7 @@ def test_an_error_without_end_is_cut():
 
 
 def test_a_close_look_at_a_real_host(daemon, qemu):
-    with Watch([group(host=daemon.qemu_uri)], 60.0).closer("host") as watch:
+    with Watch(hosts_of({"host": daemon.qemu_uri}), 60.0).closer("host") as watch:
         def has_rates():
             watch.take()
             rows = cpu_rows(watch.hosts["host"])
@@ -316,8 +308,8 @@ def test_a_close_look_at_a_real_host(daemon, qemu):
 
 
 def test_a_watch_has_every_host_and_its_last_sample(daemon):
-    groups = [group(one=TEST, two=daemon.test_uri), {**group(three=TEST), "timeout": 1.0}]
-    with Watch(groups, 0.1) as watch:
+    three = Host(name="three", uri=TEST, timeout=1.0)
+    with Watch([*hosts_of({"one": TEST, "two": daemon.test_uri}), three], 0.1) as watch:
         def all_fresh():
             watch.take()
             return all(host.good for host in watch.hosts.values())
@@ -325,5 +317,4 @@ def test_a_watch_has_every_host_and_its_last_sample(daemon):
         wait_until(all_fresh, "all hosts")
         assert list(watch.hosts) == ["one", "two", "three"]
         assert watch.hosts["two"].good.snapshot.uri == daemon.test_uri
-    assert watch.closer("three").groups == [
-        {**groups[1], "hosts": {"three": TEST}, "fields": pyvirhost.ALL}]
+    assert watch.closer("three").poller.hosts == {"three": three}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyvirhost
-from pyvirhost.text import (
+from pyvirhost.cli.text import (
     NOT_SUPPORTED,
     UNKNOWN,
     Section,

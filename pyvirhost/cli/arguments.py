@@ -1,0 +1,68 @@
+"""Numbers and other values as people write them on the command line."""
+
+import re
+from argparse import ArgumentTypeError
+from typing import Any
+
+from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
+from pyvirhost.values import KIB
+
+Keepalive = tuple[int, int]
+
+
+def positive(text: str) -> int:
+    """Return a number that is more than 0."""
+    value = number(text)
+    if value < 1:
+        raise ArgumentTypeError("must be more than 0")
+    return value
+
+
+def number(text: str) -> int:
+    """Return a whole number that is not negative."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ArgumentTypeError(f"must be a number, not {text!r}")
+    value = int(text) if len(text) < 20 else 2**64
+    if value > 2**32 - 1:
+        raise ArgumentTypeError(f"{text[:20]} is too big")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds, as all functions that take one have it."""
+    try:
+        return checked_seconds(float(text), "it")
+    except ValueError:
+        raise ArgumentTypeError(
+            f"must be a number of seconds, {LEAST_SECONDS} or more, not {text!r}") from None
+
+
+def keepalive(text: str) -> Keepalive | None:
+    """Return the interval and the count that a text such as ``"5:3"`` stands for, or ``"off"``."""
+    if text == "off":
+        return None
+    interval, colon, count = text.partition(":")
+    if not (colon and is_int(interval) and is_int(count) and int(interval) > 0):
+        raise ArgumentTypeError(f'must be INTERVAL:COUNT, as in "5:3", or "off", not {text!r}')
+    return int(interval), int(count)
+
+
+def is_int(text: str) -> bool:
+    """Return whether a text is a number that fits a C int."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
+def page_size(text: str) -> int:
+    """Return the size of a page in KiB."""
+    match = re.fullmatch(r"([0-9]{1,9})([KMG]?)(iB|B)?", text, re.IGNORECASE)
+    kib = int(match[1]) * {"": 1, "K": 1, "M": KIB, "G": KIB * KIB}[match[2].upper()] if (
+        match) else 0
+    if not 0 < kib < 2**32:
+        raise ArgumentTypeError(
+            f"must be a page size in KiB, or as in 2M or 1G, not {text!r}")
+    return kib
+
+
+def cell_argument(parser: Any, help: str) -> None:
+    """Add the number of a NUMA cell, with both names that virsh has for it."""
+    parser.add_argument("--cell", "--cellno", dest="cell", type=number, metavar="N", help=help)

@@ -1,0 +1,164 @@
+"""Terminals, pipes and people, and standard streams that take nothing."""
+
+import re
+import signal
+import subprocess
+
+import pytest
+from command import (
+    COLOUR,
+    COMMAND,
+    ROOT,
+    TEST,
+    Terminal,
+    on_terminal,
+    pairs,
+    refusal,
+    run,
+    silent_servers,
+    text,
+)
+from daemon import PASSWORD, USER, Daemon
+
+pytestmark = pytest.mark.usefixtures("no_wishes")
+
+
+def test_colours_are_for_terminals_that_want_them(tmp_path):
+    hosts = ("-c", TEST, "-c", f"test+unix:///default?socket={tmp_path}/gone")
+    assert COLOUR.search(on_terminal(*hosts, "freecell", status=1))
+    assert not COLOUR.search(on_terminal(*hosts, "freecell", status=1, NO_COLOR="1"))
+    assert "\x1b" not in run(*hosts, "freecell").stdout
+
+
+def test_what_a_host_says_does_not_drive_the_terminal(tmp_path):
+    node = tmp_path / "node.xml"
+    node.write_text("<node><cpu><model>evil\u202emodel</model><nodes>1</nodes><sockets>1</sockets>"
+                    "<cores>1</cores><threads>1</threads></cpu></node>")
+    uri = f"test://{node}"
+    assert pairs(uri, "nodeinfo")["Model"] == "evil\\u202emodel"
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(f'[hosts]\n"bad\\u001b[2Jname" = "{TEST}"\nother = "{uri}"\n')
+    for command in (["nodeinfo"], ["capabilities"]):
+        printed = on_terminal("--hosts", str(fleet), *command, NO_COLOR="1")
+        assert "bad\\x1b[2Jname" in printed
+        assert "\x1b" not in re.sub(r"\x1b\[[0-9;]*m", "", printed)  # but for bold
+        assert "\u202e" not in printed
+    assert "\x1b" not in run("--hosts", str(fleet), "--verbose", "hostname").stderr
+
+
+def test_xml_is_only_for_a_terminal_made_harmless(proxy):
+    get_capabilities = 7
+
+    def turn_around(procedure, body):
+        return body.replace(b"<capabilities>", b"<capab\xe2\x80\xaeties>") if (
+            procedure == get_capabilities) else body
+
+    proxy.change_reply = turn_around
+    assert on_terminal("-c", proxy.qemu_uri, "capabilities").startswith("<capab\\u202eties>\n\n")
+    assert text(proxy.qemu_uri, "capabilities").startswith("<capab\u202eties>\n\n")
+
+
+@pytest.mark.parametrize("command", ["nodeinfo", "capabilities", "cpu-models"])
+def test_a_reader_that_left_is_no_error(command):
+    done = subprocess.run(
+        ["sh", "-c", '"$@" | head -n 1', "sh", *COMMAND, "-c", TEST, command],
+        capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["hostname"], ["hostname", "--json"]], ids=str)
+def test_standard_output_that_is_closed_is_no_error(arguments):
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *COMMAND, "-c", TEST, *arguments],
+        capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_watching_ends_when_its_reader_has_left():
+    done = subprocess.run(
+        ["sh", "-c", '{ "$@"; echo "status $?" >&2; } | head -n 3', "sh", *COMMAND, "-c", TEST,
+         "--watch", "0.05", "--json", "freecell"],
+        capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert done.stdout.count("\n") == 3
+    assert done.stderr == "status 0\n"
+
+
+def test_a_full_disk_is_one_line_and_status_1():
+    with open("/dev/full", "w") as stdout:
+        done = subprocess.run(
+            [*COMMAND, "-c", TEST, "capabilities"], stdout=stdout, stderr=subprocess.PIPE,
+            text=True, timeout=60, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"pyvirhost: cannot print: [^\n]+\n", done.stderr)
+
+
+def test_a_long_sweep_has_a_progress_bar_on_the_terminal_only(tmp_path):
+    with silent_servers(tmp_path, 1) as [(silent, _)], (tmp_path / "out").open("w+") as out:
+        with Terminal("-c", silent, "-c", TEST, "--timeout", "2", "freecell",
+                      stdout=out) as terminal:
+            status, printed = terminal.end()
+        assert status == 1
+        assert "hosts" in printed
+        assert "50%" in printed
+        assert printed.rindex("\x1b[?25h") > printed.rindex("\x1b[?25l")  # the cursor is back
+        assert "\x1b" not in (tmp_path / "out").read_text()
+    assert "\x1b[?25" not in on_terminal("-c", TEST, "-c", "test:///default?", "hostname")
+
+
+def test_interrupting_a_sweep_gives_the_cursor_back(tmp_path):
+    with silent_servers(tmp_path, 2) as servers:
+        options = [option for uri, _ in servers for option in ("-c", uri)]
+        with Terminal(*options, "freecell") as terminal:
+            terminal.read(until="hosts")
+            terminal.type("\x03")
+            status, printed = terminal.end()
+    assert status == -signal.SIGINT
+    assert printed.rindex("\x1b[?25h") > printed.rindex("\x1b[?25l")
+    assert "Traceback" not in printed
+
+
+@pytest.fixture(scope="module")
+def sasl_daemon():
+    with Daemon(sasl="scram-sha-256") as daemon:
+        yield daemon
+
+
+def test_a_password_is_asked_for_on_a_terminal(sasl_daemon):
+    with Terminal("-c", sasl_daemon.test_uri, "freecell", NO_COLOR="1") as terminal:
+        terminal.read(until="authorization name: ")
+        terminal.type("\n")
+        terminal.read(until="authentication name: ")
+        terminal.type(f"{USER}\n")
+        terminal.read(until="password: ")
+        terminal.type(f"{PASSWORD}\n")
+        status, printed = terminal.end()
+    assert status == 0
+    assert printed.endswith("3.0 MiB\n")
+    assert PASSWORD not in printed
+    assert "authentication" in refusal("-c", sasl_daemon.test_uri, "freecell").lower()
+
+
+def test_ctrl_c_at_a_password_gives_the_echo_back(sasl_daemon):
+    import termios
+
+    with Terminal("-c", sasl_daemon.test_uri, "freecell") as terminal:
+        terminal.read(until="authorization name: ")
+        terminal.type("\n")
+        terminal.read(until="authentication name: ")
+        terminal.type(f"{USER}\n")
+        terminal.read(until="password: ")
+        terminal.type("\x03")
+        assert terminal.process.wait(60) == -signal.SIGINT
+        assert termios.tcgetattr(terminal.keys)[3] & termios.ECHO
+        assert "Traceback" not in terminal.read()
+
+
+def test_verbose_tells_how_long_each_host_took(daemon, tmp_path):
+    gone = f"test+unix:///default?socket={tmp_path}/gone"
+    done = run("-c", TEST, "-c", gone, "--verbose", "hostname")
+    lines = sorted(done.stderr.splitlines())
+    assert re.fullmatch(rf"{re.escape(gone)}: [\d.]+ ms; LibvirtError of virConnectOpenAuth, code "
+                        r"<ErrorCode.VIR_ERR_SYSTEM_ERROR: 38>, domain \S+ \d+>: Failed.*",
+                        lines[0])
+    assert re.fullmatch(rf"{TEST}: [\d.]+ ms", lines[1])
