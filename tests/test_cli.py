@@ -6,12 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from command import (
-    ROOT,
-    TEST,
-    refusal,
-    run,
-)
+from command import ROOT, TEST, refusal, run
 
 from pyvirhost.cli.commands import COMMANDS
 from pyvirhost.cli.hostsfile import hosts_of_file

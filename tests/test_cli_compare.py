@@ -5,16 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import (
-    COMMAND,
-    ROOT,
-    TEST,
-    data,
-    refusal,
-    run,
-    text,
-    virsh,
-)
+from command import COMMAND, ROOT, TEST, data, refusal, run, text, virsh
 
 CPU = "<cpu><arch>x86_64</arch><model>qemu64</model></cpu>"
 

@@ -3,15 +3,19 @@
 import json
 
 import pytest
-from command import (
-    data,
-    pairs,
-    run,
-    text,
-)
+from command import TEST, data, pairs, run, text
 from hostile import numbers, stats, typed_parameters
 from hostile import text as xdr_text
 from test_values import MEMORY_PARAMETERS, NUMBERS, REASONS, TOLD, double
+
+from pyvirhost import Fleet, Sample
+from pyvirhost.cli import once
+from pyvirhost.cli.commands.command import Command
+from pyvirhost.cli.parser import arguments_of
+from pyvirhost.cli.poll import line_of
+from pyvirhost.cli.sweep import Sweep
+from pyvirhost.cli.top.model import State, Watched
+from pyvirhost.cli.top.rows import host_row
 
 CPU = "<cpu><arch>x86_64</arch><model>qemu64</model></cpu>"
 
@@ -92,10 +96,12 @@ def test_a_parameter_that_is_called_changes_is_none(answers):
 
 
 def test_no_host_speaks_for_another(answers, uri):
-    names = (b"host", b"error", b"started_at")
+    names = (b"host", b"Host", b"error", b"started_at")
     answers.replies = {SEV_INFO: [typed_parameters(*[(name, 7, xdr_text(b"x")) for name in names])]}
     done = run("-c", answers.qemu_uri, "-c", uri, "nodesevinfo", "--json")
     assert [host["host"] for host in json.loads(done.stdout)] == [answers.qemu_uri, uri]
+    _, *lines = run("-c", answers.qemu_uri, "-c", uri, "nodesevinfo").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [answers.qemu_uri, uri]
 
 
 def test_a_text_without_end_is_cut(answers, test_uri):
@@ -112,3 +118,52 @@ def test_a_name_that_the_locale_lacks_is_printed_all_the_same(answers):
     answers.replies = {HOSTNAME: [xdr_text("\u0142".encode())]}
     done = run("-c", answers.test_uri, "hostname", environment={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\u0142\n", "")
+
+
+# ---- what nobody has thought of -----------------------------------------------------------------
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+BAD = {
+    "not JSON": ({"x": float("nan")}, "--json", "ValueError"),
+    "nested": ({"x": nested(100_000)}, "--json", "RecursionError"),
+    "no row": (None, "--verbose", "AttributeError"),
+}
+
+
+@pytest.mark.parametrize(("bad", "option", "error"), BAD.values(), ids=BAD)
+def test_what_becomes_of_an_answer_is_the_error_of_its_host_alone(bad, option, error, capsys):
+    command = Command("x", "", "", rows=lambda data: {"X": str(data.get("x"))},
+                      read=lambda connection, arguments: (
+                          bad if connection.uri() == TEST else {"x": "fine"}))
+    with Fleet([TEST, "test:///default?"]) as fleet:
+        assert once(command, Sweep(fleet), arguments_of([option, "hostname"])) == 1
+    printed = capsys.readouterr().out
+    if option == "--json":
+        failed, good = json.loads(printed)
+        assert failed["error"]["type"] == error
+        assert good == {"host": "test:///default?", "x": "fine"}
+    else:
+        _, failed, good = printed.splitlines()
+        assert "has no attribute 'get'" in failed
+        assert good.split() == ["test:///default?", "fine"]
+
+
+def test_a_sample_of_which_nothing_can_be_made_is_an_error():
+    bad = Sample("bad", object(), None, None, 1.5, 0.25)
+    text, error = line_of(bad)
+    assert isinstance(error, AttributeError)
+    assert json.loads(text) == {
+        "host": "bad", "started_at": 1.5, "duration_seconds": 0.25,
+        "error": {"type": "AttributeError", "message": str(error)}}
+    host = Watched("bad", 0.0)
+    host.take(bad, 0.0)
+    host.take(bad, 0.0)
+    assert host.state(0.0, 1.0) is State.FAILED
+    assert "has no attribute" in host_row(host, 0.0, 1.0).message
+    assert list(host.history) == [None]

@@ -9,17 +9,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 
 import pytest
-from command import (
-    COMMAND,
-    ROOT,
-    TEST,
-    data,
-    pairs,
-    refusal,
-    run,
-    silent_servers,
-    virsh,
-)
+from command import COMMAND, ROOT, TEST, data, pairs, refusal, run, silent_servers, virsh
 
 MIB = 1024**2
 

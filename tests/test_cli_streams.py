@@ -1,7 +1,8 @@
 """Terminals, pipes and people, and standard streams that take nothing."""
 
+import json
+import os
 import re
-import signal
 import subprocess
 
 import pytest
@@ -13,12 +14,10 @@ from command import (
     Terminal,
     on_terminal,
     pairs,
-    refusal,
     run,
     silent_servers,
     text,
 )
-from daemon import PASSWORD, USER, Daemon
 
 pytestmark = pytest.mark.usefixtures("no_wishes")
 
@@ -106,54 +105,6 @@ def test_a_long_sweep_has_a_progress_bar_on_the_terminal_only(tmp_path):
     assert "\x1b[?25" not in on_terminal("-c", TEST, "-c", "test:///default?", "hostname")
 
 
-def test_interrupting_a_sweep_gives_the_cursor_back(tmp_path):
-    with silent_servers(tmp_path, 2) as servers:
-        options = [option for uri, _ in servers for option in ("-c", uri)]
-        with Terminal(*options, "freecell") as terminal:
-            terminal.read(until="hosts")
-            terminal.type("\x03")
-            status, printed = terminal.end()
-    assert status == -signal.SIGINT
-    assert printed.rindex("\x1b[?25h") > printed.rindex("\x1b[?25l")
-    assert "Traceback" not in printed
-
-
-@pytest.fixture(scope="module")
-def sasl_daemon():
-    with Daemon(sasl="scram-sha-256") as daemon:
-        yield daemon
-
-
-def test_a_password_is_asked_for_on_a_terminal(sasl_daemon):
-    with Terminal("-c", sasl_daemon.test_uri, "freecell", NO_COLOR="1") as terminal:
-        terminal.read(until="authorization name: ")
-        terminal.type("\n")
-        terminal.read(until="authentication name: ")
-        terminal.type(f"{USER}\n")
-        terminal.read(until="password: ")
-        terminal.type(f"{PASSWORD}\n")
-        status, printed = terminal.end()
-    assert status == 0
-    assert printed.endswith("3.0 MiB\n")
-    assert PASSWORD not in printed
-    assert "authentication" in refusal("-c", sasl_daemon.test_uri, "freecell").lower()
-
-
-def test_ctrl_c_at_a_password_gives_the_echo_back(sasl_daemon):
-    import termios
-
-    with Terminal("-c", sasl_daemon.test_uri, "freecell") as terminal:
-        terminal.read(until="authorization name: ")
-        terminal.type("\n")
-        terminal.read(until="authentication name: ")
-        terminal.type(f"{USER}\n")
-        terminal.read(until="password: ")
-        terminal.type("\x03")
-        assert terminal.process.wait(60) == -signal.SIGINT
-        assert termios.tcgetattr(terminal.keys)[3] & termios.ECHO
-        assert "Traceback" not in terminal.read()
-
-
 def test_verbose_tells_how_long_each_host_took(daemon, tmp_path):
     gone = f"test+unix:///default?socket={tmp_path}/gone"
     done = run("-c", TEST, "-c", gone, "--verbose", "hostname")
@@ -162,3 +113,79 @@ def test_verbose_tells_how_long_each_host_took(daemon, tmp_path):
                         r"<ErrorCode.VIR_ERR_SYSTEM_ERROR: 38>, domain \S+ \d+>: Failed.*",
                         lines[0])
     assert re.fullmatch(rf"{TEST}: [\d.]+ ms", lines[1])
+
+
+# ---- standard streams that are closed, full, or without a reader ---------------------------------
+
+GONE = "test+unix:///default?socket=/no/such"
+CASES = {
+    "one": ["-c", TEST, "hostname"],
+    "one fails": ["-c", GONE, "hostname"],
+    "one fails, JSON": ["-c", GONE, "hostname", "--json"],
+    "several": ["-c", TEST, "-c", GONE, "hostname"],
+    "several, XML": ["-c", TEST, "-c", GONE, "capabilities"],
+    "verbose": ["-c", TEST, "-c", GONE, "hostname", "--json", "--verbose"],
+    "report": ["-c", TEST],
+    "poll": ["-c", TEST, "-c", GONE, "poll", "--once"],
+    "help": ["freecell", "--help"],
+    "version": ["--version"],
+    "completion": ["--print-completion", "bash"],
+    "wrong": ["--no-such-option"],
+    "unasked": ["-c", TEST, "nodesuspend", "mem", "60"],
+}
+
+
+def redirected(arguments, how):
+    """The command after a shell has redirected it."""
+    return subprocess.run(["sh", "-c", f'"$@" {how}', "sh", *COMMAND, *arguments],
+                          capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+
+
+def comparable(text):
+    """A text without what is another one in each run."""
+    return re.sub(r'"(started_at|duration_seconds)": [\d.]+|[\d.]+ ms', "", text).splitlines()
+
+
+@pytest.mark.parametrize("arguments", CASES.values(), ids=CASES)
+def test_standard_streams_that_take_nothing_change_no_answer(arguments):
+    normal = run(*arguments)
+    out, errors = sorted(comparable(normal.stdout)), sorted(comparable(normal.stderr))
+    for how in ("2>&-", "2>/dev/full", "<&-", "<&- 2>&-"):
+        done = redirected(arguments, how)
+        assert (done.returncode, sorted(comparable(done.stdout))) == (normal.returncode, out), how
+        assert sorted(comparable(done.stderr)) == ([] if "2" in how else errors), how
+    for how in (">&-", "<&- >&-"):
+        done = redirected(arguments, how)
+        assert (done.returncode, done.stdout) == (normal.returncode, ""), how
+        assert sorted(comparable(done.stderr)) == errors, how
+    assert redirected(arguments, "<&- >&- 2>&-").returncode == normal.returncode
+    done = redirected(arguments, ">/dev/full")
+    if normal.stdout:
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == "pyvirhost: cannot print: No space left on device"
+        assert redirected(arguments, ">/dev/full 2>/dev/full").returncode == 1
+    else:
+        assert (done.returncode, sorted(comparable(done.stderr))) == (normal.returncode, errors)
+
+
+def test_standard_error_without_a_reader_changes_nothing():
+    unread, written = os.pipe()
+    os.close(unread)
+    with open(written, "wb") as stderr:
+        done = subprocess.run([*COMMAND, *CASES["verbose"]], stdout=subprocess.PIPE, stderr=stderr,
+                              text=True, timeout=60, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert [host["host"] for host in json.loads(done.stdout)] == [TEST, GONE]
+
+
+def test_no_connection_takes_the_place_of_a_stream_that_is_closed(test_uri):
+    """Whoever printed to it would print to the server."""
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *COMMAND, "-c", test_uri, "--watch", "0.1",
+         "--json", "hostname"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        json.loads(process.stdout.readline())
+        assert {os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in (0, 2)} == {"/dev/null"}
+    finally:
+        process.kill()
+        process.communicate()

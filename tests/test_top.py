@@ -418,7 +418,9 @@ def on_screen(*arguments):
     return Terminal(*arguments, COLUMNS="140", LINES="30")
 
 
-@pytest.mark.parametrize("how", ["q", "\x03", signal.SIGTERM], ids=["q", "ctrl-c", "SIGTERM"])
+@pytest.mark.parametrize(
+    "how", ["q", "\x03", signal.SIGTERM, signal.SIGHUP, signal.SIGINT],
+    ids=["q", "ctrl-c", "SIGTERM", "SIGHUP", "SIGINT"])
 def test_the_terminal_is_afterwards_as_before(how):
     with on_screen("-c", TEST, "top", "--interval", "0.2") as terminal:
         before = termios.tcgetattr(terminal.keys)

@@ -168,7 +168,7 @@ def print_several(command: Command, answers: "Sequence[Answer[Shown]]") -> None:
         if answer.result is None:
             rows.append({**host, "Error": Problem(problem(answer))})
         else:
-            rows += [{**host, **row} for row in answer.result.page]
+            rows += [{**host, **row, **host} for row in answer.result.page]
     write_sections([table_of(rows)])
 
 
