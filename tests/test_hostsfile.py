@@ -355,8 +355,10 @@ def test_a_file_is_bounded(hosts_file, monkeypatch):
 def test_a_pipe_without_an_end_is_bounded():
     with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as process:
         path = f"/dev/fd/{process.stdout.fileno()}"
-        problem = problem_of(path)
-        process.terminate()
+        try:
+            problem = problem_of(path)
+        finally:
+            process.terminate()
     assert problem == f"cannot read {path}: more than 16 MiB"
 
 
@@ -391,7 +393,7 @@ def test_a_pipe_whose_writer_comes_late_and_pauses(tmp_path, monkeypatch):
             opened.wait()  # the first was there, and the rest is not
             pipe.write(b"".join(b"h%d = '%s'\n" % (i, URI.encode()) for i in range(10_000)))
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     assert len(hosts_of_file(path)) == 10_000
     writer.join()
@@ -454,6 +456,8 @@ def test_any_text_is_hosts_or_one_line_of_error(text):
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS)
 @example("a = '''\n'\n''''\n[b]\n\"c\" = 1\n")
+@example('a = ["""x""""]\nb = 1\n')
+@example("a = ['''x'''''] # '\nb = 1\n")
 def test_a_line_is_the_first_that_tomllib_needs_for_the_key(text):
     try:
         found = tomllib.loads(text)
