@@ -144,6 +144,65 @@ def test_a_hosts_file_names_the_hosts(daemon, tmp_path):
                    status=2) == "two hosts are named alpha"
 
 
+def test_names_that_look_alike_are_one_name(tmp_path):
+    one, other = tmp_path / "one.toml", tmp_path / "other.toml"
+    one.write_text(f'[hosts]\n"caf\u00e9" = "{TEST}"\n')
+    other.write_text(f'[hosts]\n"cafe\u0301" = "{TEST}"\n')
+    assert refusal("--hosts", str(one), "--hosts", str(other), "hostname", status=2).startswith(
+        "two hosts are named ")
+
+
+def test_with_a_hosts_file_json_is_a_list(tmp_path):
+    path = tmp_path / "fleet.toml"
+    path.write_text(f'[hosts]\nalpha = "{TEST}"\n')
+    hosts = ("--hosts", str(path), "--json")
+    assert json.loads(run(*hosts, "freecell").stdout) == [{"host": "alpha", "free_bytes": 3 * MIB}]
+    done = run(*hosts, "nodememstats")
+    failed, = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert (failed["host"], failed["error"]["type"]) == ("alpha", "NotSupportedError")
+
+
+def test_what_is_typed_overrides_the_hosts_file(tmp_path):
+    path = tmp_path / "fleet.toml"
+    with silent_servers(tmp_path, 2) as ((first, _), (second, _)):
+        path.write_text(f"""
+            [hosts]
+            slow = {{ uri = "{first}", timeout = 50 }}
+            other = "{second}"
+        """)
+        hosts = ("--hosts", str(path), "hostname", "--json")
+        for failed in json.loads(run(*hosts, "--timeout", "0.5").stdout):
+            assert "no answer for 0.5 s" in failed["error"]["message"]
+        path.write_text(path.read_text().replace("50", "0.7").replace(
+            f'"{second}"', f'{{ uri = "{second}", timeout = 0.3 }}'))
+        for failed, seconds in zip(json.loads(run(*hosts).stdout), (0.7, 0.3), strict=True):
+            assert f"no answer for {seconds} s" in failed["error"]["message"]
+
+
+def test_hosts_with_settings_of_their_own_are_no_more_at_a_time(tmp_path):
+    path = tmp_path / "fleet.toml"
+    with silent_servers(tmp_path, 2) as ((first, one), (second, other)):
+        path.write_text(f"""
+            [hosts]
+            one = {{ uri = "{first}", timeout = 40 }}
+            other = {{ uri = "{second}", timeout = 50 }}
+        """)
+        process = subprocess.Popen(
+            [*COMMAND, "--hosts", str(path), "--parallel", "1", "poll", "--interval", "30",
+             "--once"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            client, _ = one.accept()
+            with client:
+                assert client.recv(4)
+                other.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    other.accept()
+        finally:
+            process.kill()
+            process.wait(60)
+
+
 def test_a_wrong_hosts_file_is_one_line_and_status_2(tmp_path):
     path = tmp_path / "fleet.toml"
     path.write_text('[hosts]\nalpha = "test:///default"\n\nbeta = { url = "test:///x" }\n')

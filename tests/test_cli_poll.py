@@ -234,9 +234,9 @@ def test_libvirt_chooses_without_a_uri(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "problem"), [
-    (["--interval", "0"], "must be a number of seconds, 0.001 or more"),
+    (["--interval", "0"], "must be a number of seconds, 0.001 at the least"),
     (["--interval", "-1"], "--interval"),
-    (["--interval", "nan"], "0.001 or more"),
+    (["--interval", "nan"], "0.001 at the least"),
     (["--count", "0"], "must be more than 0"),
     (["--count", "1", "--once"], "not allowed with argument"),
     (["--fields", "cpus"], "fields has 'cpus', which is none of node_info, cpu_stats"),

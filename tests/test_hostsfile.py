@@ -13,17 +13,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import pyvirhost
-from pyvirhost import hostsfile
-from pyvirhost.hostsfile import (
+from pyvirhost.cli import hostsfile
+from pyvirhost.cli.arguments import keepalive_value, seconds_value
+from pyvirhost.cli.hostsfile import (
     HostsError,
     check_names,
     hosts_of_file,
     hosts_of_uris,
-    keepalive_value,
     line_of,
-    seconds_value,
 )
-from pyvirhost.poll.fleet import LEAST_SECONDS
+from pyvirhost.poll.arguments import LEAST_SECONDS
 from pyvirhost.poll.host import KEEPALIVE, Host
 
 URI = "test:///default"
@@ -403,7 +402,7 @@ def test_a_pipe_whose_writer_comes_late_and_pauses(tmp_path, monkeypatch):
                                   '"$1" -c "$2" /dev/stdin < "$3"'])
 def test_a_shell_may_generate_it(hosts_file, form):
     path = hosts_file("[hosts]\n" + "".join(f"h{i} = 'x'\n" for i in range(10_000)))
-    program = ("import sys; from pyvirhost.hostsfile import hosts_of_file; "
+    program = ("import sys; from pyvirhost.cli.hostsfile import hosts_of_file; "
                "print(len(hosts_of_file(sys.argv[1])))")
     done = subprocess.run(["bash", "-c", form, "bash", sys.executable, program, path],
                           capture_output=True, text=True, check=True)

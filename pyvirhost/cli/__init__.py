@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pyvirhost
 from pyvirhost.cli.commands import COMMANDS
 from pyvirhost.cli.commands.command import Command
 from pyvirhost.cli.ending import orderly_end
@@ -66,13 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a command and return the exit status."""
     command = COMMANDS[arguments.command or DEFAULT]
     try:
-        pyvirhost.lib_version()
-    except ImportError as error:
-        return fail(str(error))
-    try:
         hosts = hosts_of(arguments)
     except ValueError as error:
         return fail(str(error), WRONG_COMMAND_LINE)
+    except ImportError as error:  # libvirt is missing
+        return fail(str(error))
     wrong = command.check(arguments, hosts)
     if arguments.watch is not None and command.changes(arguments):
         wrong = f"--watch is for readings, and {command.name} changes the host"

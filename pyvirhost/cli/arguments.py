@@ -29,27 +29,19 @@ def number(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Return a number of seconds, as all functions that take one have it."""
+    """Return a number of seconds."""
     try:
-        return checked_seconds(float(text), "it")
-    except ValueError:
-        raise ArgumentTypeError(
-            f"must be a number of seconds, {LEAST_SECONDS} or more, not {text!r}") from None
+        return seconds_value(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{error}, not {text!r}") from None
 
 
 def keepalive(text: str) -> Keepalive | None:
-    """Return the interval and the count that a text such as ``"5:3"`` stands for, or ``"off"``."""
-    if text == "off":
-        return None
-    interval, colon, count = text.partition(":")
-    if not (colon and is_int(interval) and is_int(count) and int(interval) > 0):
-        raise ArgumentTypeError(f'must be INTERVAL:COUNT, as in "5:3", or "off", not {text!r}')
-    return int(interval), int(count)
-
-
-def is_int(text: str) -> bool:
-    """Return whether a text is a number that fits a C int."""
-    return text.isascii() and text.isdecimal() and len(text) < 10
+    """Return the interval and the count of a keepalive, or None where it is to be off."""
+    try:
+        return keepalive_value(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{error}, not {text!r}") from None
 
 
 def page_size(text: str) -> int:
@@ -66,3 +58,31 @@ def page_size(text: str) -> int:
 def cell_argument(parser: Any, help: str) -> None:
     """Add the number of a NUMA cell, with both names that virsh has for it."""
     parser.add_argument("--cell", "--cellno", dest="cell", type=number, metavar="N", help=help)
+
+
+# ---- as hosts files have them, too --------------------------------------------------------------
+
+def seconds_value(value: object) -> float:
+    """Return a number of seconds, or that of a text, within the bounds that all of them have."""
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return checked_seconds(float(value), "it")
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"must be a number of seconds, {LEAST_SECONDS} at the least")
+
+
+def keepalive_value(value: object) -> Keepalive | None:
+    """Return the keepalive that a text such as ``"5:3"`` or ``"off"`` stands for."""
+    if value == "off":
+        return None
+    if isinstance(value, str):
+        interval, colon, count = value.partition(":")
+        if colon and is_number(interval) and is_number(count) and int(interval) > 0:
+            return int(interval), int(count)
+    raise ValueError('must be INTERVAL:COUNT, as in "5:3", or "off"')
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number that fits a C int."""
+    return text.isascii() and text.isdecimal() and len(text) < 10

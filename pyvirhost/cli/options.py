@@ -67,8 +67,8 @@ def hosts_of(arguments: argparse.Namespace) -> "list[Host]":
     ValueError
         A hosts file or a URI is wrong, or two hosts have one name.
     """
+    from pyvirhost import Host
     from pyvirhost.cli.hostsfile import check_names, hosts_of_file, hosts_of_uris
-    from pyvirhost.poll.host import Host
 
     # What somebody types now is meant for now, and overrides what a file says for every day.
     override = {name: value for name, value in vars(arguments).items()
