@@ -1,6 +1,7 @@
 """What the command line makes of servers that mean harm."""
 
 import json
+import re
 
 import pytest
 from command import TEST, data, pairs, run, text
@@ -9,13 +10,14 @@ from hostile import text as xdr_text
 from test_values import MEMORY_PARAMETERS, NUMBERS, REASONS, TOLD, double
 
 from pyvirhost import Fleet, Sample
-from pyvirhost.cli import once
+from pyvirhost.cli import main, once
 from pyvirhost.cli.commands.command import Command
 from pyvirhost.cli.parser import arguments_of
 from pyvirhost.cli.poll import line_of
 from pyvirhost.cli.sweep import Sweep
 from pyvirhost.cli.top.model import State, Watched
 from pyvirhost.cli.top.rows import host_row
+from pyvirhost.poll import clock
 
 CPU = "<cpu><arch>x86_64</arch><model>qemu64</model></cpu>"
 
@@ -167,3 +169,15 @@ def test_a_sample_of_which_nothing_can_be_made_is_an_error():
     assert host.state(0.0, 1.0) is State.FAILED
     assert "has no attribute" in host_row(host, 0.0, 1.0).message
     assert list(host.history) == [None]
+
+
+@pytest.mark.parametrize("command", [["hostname"], ["poll"], ["poll", "--once"]], ids=" ".join)
+def test_where_there_is_no_room_for_a_thread_one_line_says_so(command, monkeypatch, capfd):
+    def refuse(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(clock, "start_new_thread", refuse)
+    assert main(["-c", TEST, *command]) == 1
+    printed, told = capfd.readouterr()
+    assert printed == ""
+    assert re.fullmatch(r"pyvirhost: can't start new thread: the system has no room .*\n", told)

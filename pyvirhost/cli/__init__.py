@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pyvirhost.poll.host import Host
 
 DEFAULT = "report"
+LONGEST_SLEEP = 1e9
+"""In seconds; the system refuses a time that is further away than it can count."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,7 +116,7 @@ def sweep(command: Command, hosts: "Sequence[Host]", arguments: argparse.Namespa
             write("")
         # Rounds keep to their times, and those that are missed are left out.
         rest = arguments.watch - (time.monotonic() - start) % arguments.watch
-        time.sleep(rest)
+        time.sleep(min(rest, LONGEST_SLEEP))
 
 
 def once(command: Command, asked: Sweep, arguments: argparse.Namespace) -> int:

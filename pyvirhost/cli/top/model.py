@@ -189,4 +189,5 @@ class Watch:
 
     def closer(self, name: str) -> "Watch":
         """Return a watch of one host that reads all there is, at least once a second."""
-        return Watch([self.poller.hosts[name]], min(self.interval, 1.0), fields=pyvirhost.ALL)
+        return Watch([self.poller.hosts[name]], min(self.interval, 1.0), fields=pyvirhost.ALL,
+                     timeout=self.interval)
