@@ -85,7 +85,7 @@ def answers(daemon):
 
 
 @pytest.fixture
-def no_wishes(monkeypatch):
+def plain_environment(monkeypatch):
     """Leave out what a CI or a person tells rich about colours and Python about buffers."""
     for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)

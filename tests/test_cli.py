@@ -12,7 +12,7 @@ from pyvirhost.cli.commands import COMMANDS
 from pyvirhost.cli.hostsfile import hosts_of_file
 from pyvirhost.cli.parser import arguments_of
 
-pytestmark = pytest.mark.usefixtures("no_wishes")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 def test_options_stand_before_or_after_the_command(test_uri):

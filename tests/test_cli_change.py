@@ -12,7 +12,7 @@ KSM = Path("/sys/kernel/mm/ksm")
 POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
-pytestmark = pytest.mark.usefixtures("no_wishes")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 CHANGES = [(["allocpages", "2M", "1"], "Let the host have 1 page of 2 MiB"),
@@ -70,15 +70,15 @@ def test_ksm_is_tuned(root_daemon):
     with put_back(KSM / "pages_to_scan", KSM / "sleep_millisecs"):
         scan = int((KSM / "pages_to_scan").read_text())
         (KSM / "sleep_millisecs").write_text("20")
-        wishes = ["node-memory-tune", "--shm-pages-to-scan", str(scan + 11),
+        settings = ["node-memory-tune", "--shm-pages-to-scan", str(scan + 11),
                   "--shm-sleep-millisecs", "2500"]
         changes = {"pages_to_scan": {"before": scan, "after": scan + 11},
                    "sleep_seconds": {"before": 0.02, "after": 2.5}}
-        assert data(uri, *wishes, "--dry-run") == {"dry_run": True, "changes": changes}
-        assert text(uri, *wishes, "--dry-run").splitlines()[0].split() == [
+        assert data(uri, *settings, "--dry-run") == {"dry_run": True, "changes": changes}
+        assert text(uri, *settings, "--dry-run").splitlines()[0].split() == [
             "Parameter", "Was", "Would", "be"]
         assert int((KSM / "pages_to_scan").read_text()) == scan
-        assert data(uri, *wishes) == {"dry_run": False, "changes": changes}
+        assert data(uri, *settings) == {"dry_run": False, "changes": changes}
         assert int((KSM / "pages_to_scan").read_text()) == scan + 11
         assert int((KSM / "sleep_millisecs").read_text()) == 2500
         assert virsh_numbers(uri, "node-memory-tune")["shm_pages_to_scan"] == scan + 11

@@ -10,7 +10,7 @@ from command import COMMAND, ROOT, TEST, data, refusal, run, text, virsh
 CPU = "<cpu><arch>x86_64</arch><model>qemu64</model></cpu>"
 
 
-pytestmark = pytest.mark.usefixtures("no_wishes")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from pyvirhost.poll import clock
 CPU = "<cpu><arch>x86_64</arch><model>qemu64</model></cpu>"
 
 
-pytestmark = pytest.mark.usefixtures("no_wishes")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from command import COMMAND, ROOT, TEST, data, pairs, refusal, run, silent_serve
 MIB = 1024**2
 
 
-pytestmark = pytest.mark.usefixtures("no_wishes")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 def test_several_hosts_are_rows_of_one_table(daemon):

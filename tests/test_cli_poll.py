@@ -22,12 +22,7 @@ import pyvirhost
 TEST = "test:///default"
 FIELDS = ",".join(pyvirhost.ALL)
 KIB = 1024
-
-
-@pytest.fixture(autouse=True)
-def no_wishes(monkeypatch):
-    """Let Python keep back what is not flushed, whatever a CI says."""
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 @contextmanager

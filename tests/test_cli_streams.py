@@ -19,7 +19,7 @@ from command import (
     text,
 )
 
-pytestmark = pytest.mark.usefixtures("no_wishes")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 def test_colours_are_for_terminals_that_want_them(tmp_path):

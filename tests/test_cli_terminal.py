@@ -1,15 +1,18 @@
 """The person at the terminal: what is asked of them, and signals that end the command meanwhile."""
 
 import json
+import os
 import signal
+import struct
 import subprocess
 import termios
+from fcntl import ioctl
 
 import pytest
 from command import COMMAND, ROOT, TEST, Terminal, refusal, silent_servers
 from daemon import PASSWORD, USER, Daemon
 
-pytestmark = pytest.mark.usefixtures("no_wishes")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
@@ -114,3 +117,19 @@ def test_what_ignores_a_signal_goes_on_to():
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("command", [
+    ["hostname", "--watch", "0.1"], ["poll", "--interval", "0.1"], ["top", "--interval", "0.1"],
+    ["nodesuspend", "mem", "60"]], ids=lambda command: command[0])
+def test_a_terminal_that_is_closed_ends_the_command(command):
+    with Terminal("-c", TEST, *command, LINES="30") as terminal:
+        ioctl(terminal.keys, termios.TIOCSWINSZ, struct.pack("4H", 30, 120, 0, 0))
+        terminal.read(until={"top": "3.0G", "nodesuspend": "[y/N] "}.get(command[0], "\n"))
+        os.close(terminal.keys)
+        terminal.keys = None
+        os.close(terminal.screen)
+        terminal.screen = os.open(os.devnull, os.O_RDONLY)
+        # To read or write fails at the same moment, and that may be the first to be noticed.
+        assert terminal.process.wait(60) in ([-signal.SIGHUP, 2] if command[0] == "nodesuspend" else
+                                             [-signal.SIGHUP, 1])

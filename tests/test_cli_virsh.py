@@ -14,7 +14,7 @@ from pyvirhost.cli.text import duration, ranges, size
 KIB, MIB = 1024, 1024**2
 
 
-pytestmark = pytest.mark.usefixtures("no_wishes")
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 def test_every_host_command_of_virsh_is_there(uri):

@@ -17,7 +17,8 @@ from hostile import text as xdr_text
 from test_values import MEMORY_PARAMETERS, NUMBERS, REASONS, TOLD
 
 import pyvirhost
-from pyvirhost.cli.report import collect, duration, print_report, ranges, size
+from pyvirhost.cli.report import collect, sections
+from pyvirhost.cli.text import duration, print_sections, ranges, size
 
 TEST = "test:///default"
 
@@ -72,6 +73,7 @@ CELLS = [
         {"page_size_bytes": 4096, "free": 409}, {"page_size_bytes": 8192, "free": 825},
         {"page_size_bytes": 2097152, "free": 1657}, {"page_size_bytes": 1073741824, "free": 3321}]},
 ]
+pytestmark = pytest.mark.usefixtures("plain_environment")
 BOX_DRAWING = re.compile("[\u2500-\u259f]")
 
 
@@ -82,7 +84,7 @@ def read(uri):
 
 def shown(report):
     file = io.StringIO()
-    print_report(report, file)
+    print_sections(sections(report), file)
     return file.getvalue()
 
 
@@ -103,13 +105,6 @@ def key_tree(value):
         assert all(other == first for other in others)
         return [first]
     return None if value is None else type(value)
-
-
-@pytest.fixture(autouse=True)
-def no_wishes(monkeypatch):
-    """Leave out what a CI or a person tells rich about colours and Python about buffers."""
-    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What top knows of hosts, and the rows that it makes of that, without a terminal."""
 
+import threading
 from collections import deque
 from dataclasses import replace
 
@@ -318,3 +319,27 @@ def test_a_watch_has_every_host_and_its_last_sample(daemon):
         assert list(watch.hosts) == ["one", "two", "three"]
         assert watch.hosts["two"].good.snapshot.uri == daemon.test_uri
     assert watch.closer("three").poller.hosts == {"three": three}
+
+
+def test_a_close_look_is_as_patient_as_the_list(proxy):
+    get_node_info, over = 6, threading.Event()
+
+    def keep(procedure, body):
+        if procedure == get_node_info:
+            over.wait(60)
+        return body
+
+    proxy.change_reply = keep
+    try:
+        with Watch(hosts_of({"host": proxy.qemu_uri}), 50.0).closer("host") as watch:
+            # It has missed its turn a second later.
+            wait_until(lambda: watch.poller.overruns["host"], "a turn to be left out")
+            over.set()
+
+            def sampled():
+                watch.take()
+                return watch.hosts["host"].sample
+
+            assert wait_until(sampled, "a sample").error is None
+    finally:
+        over.set()

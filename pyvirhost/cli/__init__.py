@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyvirhost.cli.commands import COMMANDS
 from pyvirhost.cli.commands.command import Command
-from pyvirhost.cli.ending import orderly_end
+from pyvirhost.cli.ending import in_order
 from pyvirhost.cli.options import hosts_of, is_file_given
 from pyvirhost.cli.output import (
     HOST_FAILED,
@@ -53,14 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         With status 2 where the arguments make no sense, 0 after ``--help`` and ``--version``.
     """
     fill_standard_streams()
-    with orderly_end():
-        try:
-            return run(arguments_of(sys.argv[1:] if argv is None else argv))
-        except PrintingError as error:
-            return error.status
-        except (RuntimeError, MemoryError) as error:  # no thread, or no memory, is left
-            return fail(str(error) or type(error).__name__)
-    return HOST_FAILED  # it was ended by a signal
+    return in_order(lambda: answered(sys.argv[1:] if argv is None else argv))
+
+
+def answered(words: Sequence[str]) -> int:
+    """Run the command and return its exit status, whatever becomes of it."""
+    try:
+        return run(arguments_of(words))
+    except PrintingError as error:
+        return error.status
+    except (RuntimeError, MemoryError) as error:  # no thread, or no memory, is left
+        return fail(str(error) or type(error).__name__)
 
 
 def run(arguments: argparse.Namespace) -> int:

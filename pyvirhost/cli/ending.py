@@ -4,9 +4,11 @@ import os
 import signal
 import sys
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
+T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -18,24 +20,31 @@ class Interruption(BaseException):
         self.number = number
 
 
-@contextmanager
-def orderly_end() -> Iterator[None]:
-    """Raise `Interruption` where a signal comes, end by that signal, and leave the terminal."""
+def in_order(act: Callable[[], T]) -> T:
+    """Return what `act` returns, unless a signal comes; the terminal is then as it was.
+
+    The signal raises `Interruption` in `act`, and after that ends the process.
+    """
     restore = TerminalSettings().restore
-    # What ignores a signal, as nohup lets it and a shell its jobs in the background, goes on to.
-    earlier = {number: signal.signal(number, interrupt) for number in SIGNALS
-               if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)}
+    earlier = {}
     try:
-        yield
+        try:
+            for number in SIGNALS:
+                # What is ignored, by nohup or by a shell's jobs in the background, stays so.
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    earlier[number] = signal.signal(number, interrupt)
+            return act()
+        finally:
+            restore()
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
     except Interruption as interruption:
         # Threads may be waiting for hosts, which only the end of the process ends. Ended by the
         # signal itself it tells a shell, which stops a script and calls that status 130.
         restore()
-        end_by(interruption.number)
-    finally:
-        restore()
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        signal.signal(interruption.number, signal.SIG_DFL)
+        os.kill(os.getpid(), interruption.number)
+        raise
 
 
 def interrupt(number: int, frame: object) -> None:
@@ -46,14 +55,8 @@ def interrupt(number: int, frame: object) -> None:
 
 
 def caught_signals() -> list[signal.Signals]:
-    """Return the signals that `orderly_end` waits for."""
+    """Return the signals that `in_order` waits for."""
     return [number for number in SIGNALS if signal.getsignal(number) is interrupt]
-
-
-def end_by(number: int) -> None:
-    """End the process by a signal."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 class TerminalSettings:

@@ -41,7 +41,7 @@ def write(text: str) -> None:
     Raises
     ------
     PrintingError
-        It takes no more, which is said where it is not the reader's wish.
+        It takes no more. Unless its reader has left, standard error says why.
     """
     printing(lambda: print(encodable(text, sys.stdout), flush=True))
 

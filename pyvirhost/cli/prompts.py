@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyvirhost.cli.output import fail, on_terminal, say
@@ -53,4 +54,6 @@ def asked(prompt: str) -> str:
     say(prompt, end="")
     # Not by sys.stdin: a thread that still waited for it at the end of the process, when the time
     # of a host is over, would make Python abort.
-    return os.read(sys.stdin.fileno(), 4096).decode(sys.stdin.encoding, "replace")
+    with suppress(OSError):  # the terminal is gone
+        return os.read(sys.stdin.fileno(), 4096).decode(sys.stdin.encoding, "replace")
+    return ""

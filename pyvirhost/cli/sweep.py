@@ -51,9 +51,9 @@ class Sweep:
 
 def problem(answer: "Answer[Any]") -> str:
     """Return what went wrong, in words."""
-    told = str(answer.error) or type(answer.error).__name__
-    return told if answer.connected else (
-        f"cannot open {answer.host.uri or 'the default URI'}: {told}")
+    message = str(answer.error) or type(answer.error).__name__
+    return message if answer.connected else (
+        f"cannot open {answer.host.uri or 'the default URI'}: {message}")
 
 
 def tell(answer: "Answer[Any]") -> None:
