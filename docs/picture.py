@@ -14,9 +14,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from daemon import Daemon  # noqa: E402
 
-from pyvirhost.cli import decline  # noqa: E402
-from pyvirhost.top import Top  # noqa: E402
-from pyvirhost.watch import FIELDS, State, Watch  # noqa: E402
+from pyvirhost import Host  # noqa: E402
+from pyvirhost.cli.top.app import Top  # noqa: E402
+from pyvirhost.cli.top.model import State, Watch  # noqa: E402
 
 SIZE = (152, 12)
 SAMPLES = 24
@@ -43,11 +43,10 @@ def main() -> None:
     """Start the hosts and draw them."""
     with ExitStack() as stack:
         real, dies = (stack.enter_context(Daemon()) for _ in range(2))
-        group = {"hosts": {
-            "alpha": real.qemu_uri, "gamma": dies.tcp_uri,
-            "test-1": "test:///default", "test-2": "test:///default"},
-            "timeout": 5.0, "fields": FIELDS, "keepalive": (5, 3), "auth": decline}
-        with Watch([group], INTERVAL) as watch:
+        hosts = {"alpha": real.qemu_uri, "gamma": dies.tcp_uri,
+                 "test-1": "test:///default", "test-2": "test:///default"}
+        with Watch([Host(name=name, uri=uri, timeout=5.0) for name, uri in hosts.items()],
+                   INTERVAL) as watch:
             asyncio.run(draw(watch, dies))
         dies.start()
 

@@ -29,6 +29,16 @@ def placed(errors: Errors, place: str) -> Errors:
     return {f"{place}.{key}": error for key, error in errors.items()}
 
 
+def with_errors(values: Values, errors: Errors) -> Values:
+    """Return values with why some of them are None, where any are."""
+    return {**values, "errors": errors} if errors else values
+
+
+def without_errors(values: Mapping[str, Any]) -> Values:
+    """Return the values alone."""
+    return {name: value for name, value in values.items() if name != "errors"}
+
+
 # ---- CPUs ---------------------------------------------------------------------------------------
 
 def node_values(info: "pyvirhost.NodeInfo") -> Values:

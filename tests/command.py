@@ -1,14 +1,18 @@
 """Runs of the command ``pyvirhost``, also on a terminal."""
 
+import json
 import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+TEST = "test:///default"
 COMMAND = [sys.executable, "-m", "pyvirhost"]
 ROOT = Path(__file__).parent.parent
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]")
@@ -90,3 +94,63 @@ def on_terminal(*arguments, status=0, **environment):
         ended, printed = terminal.end()
     assert ended == status, printed
     return printed
+
+
+# ---- what it says, and what virsh does ----------------------------------------------------------
+
+def virsh(uri, *command, status=0):
+    """What virsh says: its answer, or the last line of what is wrong or different."""
+    done = subprocess.run(["virsh", "-c", uri, *command], capture_output=True, text=True,
+                          timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout.strip() if not status else (
+        (done.stderr.strip() or done.stdout.strip()).splitlines()[-1].removeprefix("error: "))
+
+
+def virsh_numbers(uri, *command):
+    return {name.strip(): int(number) for name, number in re.findall(
+        r"^\s*(\S.*?)\s*:?\s+(\d+)\b", virsh(uri, *command), re.MULTILINE)}
+
+
+def text(uri, *command, status=0):
+    done = run("-c", uri, *command)
+    assert (done.returncode, done.stderr) == (status, "")
+    return done.stdout.rstrip("\n")
+
+
+def pairs(uri, *command):
+    """The labels and values of a text."""
+    return dict(re.split(r"  +", line, maxsplit=1) for line in text(uri, *command).splitlines())
+
+
+def data(uri, *command, status=0):
+    done = run("-c", uri, "--json", *command)
+    assert (done.returncode, done.stderr) == (status, "")
+    return json.loads(done.stdout)
+
+
+def refusal(*arguments, status=1):
+    """The one line that says what is wrong."""
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    line, = done.stderr.splitlines()
+    return line.removeprefix("pyvirhost: ")
+
+
+def between(before, value, after, slack=0):
+    assert min(before, after) - slack <= value <= max(before, after) + slack
+
+
+@contextmanager
+def silent_servers(folder, count):
+    """URIs of servers that let everybody connect, and say nothing."""
+    with ExitStack() as stack:
+        servers = []
+        for i in range(count):
+            server = stack.enter_context(socket.socket(socket.AF_UNIX))
+            server.bind(f"{folder}/silent{i}")
+            server.listen()
+            server.settimeout(60)
+            servers.append(server)
+        yield [(f"test+unix:///default?socket={folder}/silent{i}", server)
+               for i, server in enumerate(servers)]

@@ -7,6 +7,7 @@ from multiprocessing import resource_tracker
 import pytest
 from daemon import Daemon, wait_until
 from fleets import threads
+from hostile import Answers
 from proxy import Proxy
 
 import pyvirhost
@@ -62,6 +63,32 @@ def proxy(daemon):
     """A proxy between clients and the private daemon that counts round trips."""
     with Proxy(daemon) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def uri(daemon):
+    """The QEMU driver in a daemon, which reads this very host."""
+    return daemon.qemu_uri
+
+
+@pytest.fixture
+def test_uri(daemon):
+    """The test driver in a daemon, whose numbers are fixed."""
+    return daemon.test_uri
+
+
+@pytest.fixture
+def answers(daemon):
+    """A server between clients and the daemon that gives answers of its own."""
+    with Answers(daemon) as answers:
+        yield answers
+
+
+@pytest.fixture
+def plain_environment(monkeypatch):
+    """Leave out what a CI or a person tells rich about colours and Python about buffers."""
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

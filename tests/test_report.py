@@ -17,7 +17,8 @@ from hostile import text as xdr_text
 from test_values import MEMORY_PARAMETERS, NUMBERS, REASONS, TOLD
 
 import pyvirhost
-from pyvirhost.report import collect, duration, print_report, ranges, size
+from pyvirhost.cli.report import collect, sections
+from pyvirhost.cli.text import duration, print_sections, ranges, size
 
 TEST = "test:///default"
 
@@ -72,6 +73,7 @@ CELLS = [
         {"page_size_bytes": 4096, "free": 409}, {"page_size_bytes": 8192, "free": 825},
         {"page_size_bytes": 2097152, "free": 1657}, {"page_size_bytes": 1073741824, "free": 3321}]},
 ]
+pytestmark = pytest.mark.usefixtures("plain_environment")
 BOX_DRAWING = re.compile("[\u2500-\u259f]")
 
 
@@ -82,7 +84,7 @@ def read(uri):
 
 def shown(report):
     file = io.StringIO()
-    print_report(report, file)
+    print_sections(sections(report), file)
     return file.getvalue()
 
 
@@ -103,13 +105,6 @@ def key_tree(value):
         assert all(other == first for other in others)
         return [first]
     return None if value is None else type(value)
-
-
-@pytest.fixture(autouse=True)
-def no_wishes(monkeypatch):
-    """Leave out what a CI or a person tells rich about colours and Python about buffers."""
-    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -467,23 +462,32 @@ def test_piped_text_is_plain():
 def test_an_unreachable_uri_is_one_line_and_status_1(tmp_path, arguments):
     uri = f"qemu+unix:///session?socket={tmp_path}/none"
     done = run("-c", uri, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (f"pyvirhost: cannot open {uri}: Failed to connect socket to "
-                           f"'{tmp_path}/none': No such file or directory\n")
+    problem = (f"cannot open {uri}: Failed to connect socket to '{tmp_path}/none': No such file "
+               "or directory")
+    assert (done.returncode, done.stderr) == (1, f"pyvirhost: {problem}\n")
+    assert (json.loads(done.stdout) if arguments else done.stdout) == (
+        {"error": {"type": "LibvirtError", "message": problem}} if arguments else "")
 
 
-@pytest.mark.parametrize("uri", ["no-such-driver", b"test:///\xff", "http://[::1"])
+@pytest.mark.parametrize("uri", ["no-such-driver", "http://[::1"])
 def test_a_senseless_uri_is_one_line_and_status_1(uri):
     done = run("-c", uri)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"pyvirhost: cannot open [^\n]+: [^\n]+\n", done.stderr)
 
 
+def test_a_uri_that_is_no_text_is_a_wrong_command_line():
+    done = run("-c", b"test:///\xff")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "pyvirhost: 'test:///\\udcff' must have no characters that don't print\n")
+
+
 def test_what_a_uri_has_does_not_reach_the_terminal():
     done = run("-c", "nope\x1b[2J\nnope")
-    assert done.returncode == 1
-    assert done.stderr.startswith("pyvirhost: cannot open nope\\x1b[2J nope: ")
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert done.stderr == (
+        "pyvirhost: 'nope\\x1b[2J\\nnope' must have no characters that don't print\n")
 
 
 def test_the_command_tells_its_version():

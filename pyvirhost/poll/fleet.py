@@ -8,7 +8,7 @@ time, and while that thread hangs, by none.
 
 import math
 import time
-from _thread import TIMEOUT_MAX, get_ident
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pyvirhost
+from pyvirhost.poll.arguments import check_number, checked_seconds
 from pyvirhost.poll.clock import Alarm, Clock
 from pyvirhost.poll.host import Host, Hosts, host_of, hosts_by_name
 from pyvirhost.poll.link import Answer, Link, Question, without_frames
@@ -29,9 +30,6 @@ T = TypeVar("T")
 WORKERS = 32
 MAX_CONNECTS = 16
 """A libvirt daemon accepts up to 20 clients that have not authenticated themselves yet."""
-
-LEAST_SECONDS = 0.001
-"""The shortest interval or timeout. Far shorter ones would be lost when added to the time."""
 
 # How many seconds to wait, at the end, for threads whose hosts may hang.
 _FAREWELL = 0.8
@@ -108,8 +106,9 @@ class Fleet:
         The hosts' URIs by name, URIs that are the names, too, or `Host`. It may be empty.
     workers : int, default 32
         How many hosts are asked at a time.
-    max_connects : int, default 16
-        How many hosts that have to be connected first are asked at a time.
+    max_connects : int or None, default 16
+        How many hosts that have to be connected first are asked at a time, beside those. With None
+        they are among them.
     patience : float, optional
         Seconds after which a host that is still being asked is not counted among these any more.
         By default it is counted until its time is over.
@@ -143,18 +142,20 @@ class Fleet:
         hosts: Hosts = (),
         *,
         workers: int = WORKERS,
-        max_connects: int = MAX_CONNECTS,
+        max_connects: int | None = MAX_CONNECTS,
         patience: float | None = None,
         keeps: bool = True,
         on_loss: "Callable[[str, pyvirhost.Connection], object] | None" = None,
         on_close: Callable[[], object] | None = None,
     ) -> None:
         check_number(workers, "workers")
-        check_number(max_connects, "max_connects")
+        if max_connects is not None:
+            check_number(max_connects, "max_connects")
         patience = math.inf if patience is None else checked_seconds(patience, "patience")
         self.clock = Clock(self._abandon)
         self._asking = Workers(workers, patience, self.clock)
-        self._connecting = Workers(max_connects, patience, self.clock)
+        self._connecting = self._asking if max_connects is None else (
+            Workers(max_connects, patience, self.clock))
         self._keeps = keeps
         self._on_loss = on_loss
         self._on_close = on_close
@@ -457,9 +458,10 @@ class Fleet:
                                started_at, duration))
 
     def _not_asked(self, duration: float) -> Exception:
-        return timeout_error(
-            f"not asked for {duration:.1f} s, since all {self._asking.limit} workers and "
-            f"{self._connecting.limit} connects are busy")
+        connects = "" if self._connecting is self._asking else (
+            f" and {self._connecting.limit} connects")
+        return timeout_error(f"not asked for {duration:.1f} s, since all {self._asking.limit} "
+                             f"workers{connects} are busy")
 
     # ---- the end --------------------------------------------------------------------------------
 
@@ -467,7 +469,7 @@ class Fleet:
         self._abandon()
         for member in self.members.values():
             self._let_go(member)
-        for workers in (self._asking, self._connecting):
+        for workers in {self._asking, self._connecting}:
             workers.end()
         self.clock.end(time.monotonic() + _FAREWELL, self._is_deserted)
 
@@ -497,22 +499,3 @@ def timeout_error(message: str) -> Exception:
     """Return the error of a host whose time is over."""
     return pyvirhost.OperationTimeoutError(
         message, code=pyvirhost.ErrorCode.VIR_ERR_OPERATION_TIMEOUT)
-
-
-# ---- arguments ----------------------------------------------------------------------------------
-
-def checked_seconds(seconds: float, name: str) -> float:
-    """Return a number of seconds, or raise what is wrong with it."""
-    if not isinstance(seconds, int | float):
-        raise TypeError(f"{name} must be a number, not {type(seconds).__name__}")
-    if not LEAST_SECONDS <= seconds <= TIMEOUT_MAX:
-        raise ValueError(f"{name} must be at least {LEAST_SECONDS} seconds, not {seconds}")
-    return float(seconds)
-
-
-def check_number(number: int, name: str) -> None:
-    """Raise what is wrong with how many of something there are to be."""
-    if not isinstance(number, int):
-        raise TypeError(f"{name} must be an int, not {type(number).__name__}")
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")

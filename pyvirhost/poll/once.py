@@ -8,14 +8,8 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from weakref import WeakKeyDictionary
 
 from pyvirhost._events import start_thread
-from pyvirhost.poll.fleet import (
-    LEAST_SECONDS,
-    MAX_CONNECTS,
-    WORKERS,
-    Fleet,
-    checked_seconds,
-    no_answer,
-)
+from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
+from pyvirhost.poll.fleet import MAX_CONNECTS, WORKERS, Fleet, no_answer
 from pyvirhost.poll.host import Host, Hosts, hosts_by_name
 from pyvirhost.poll.link import Answer, Link
 from pyvirhost.poll.sample import Reading, Sample, sample_of
@@ -33,7 +27,7 @@ def poll_once(
     fields: Iterable[str] | None = None,
     page_sizes: Iterable[int] | None = None,
     workers: int = WORKERS,
-    max_connects: int = MAX_CONNECTS,
+    max_connects: int | None = MAX_CONNECTS,
     executor: Executor | None = None,
 ) -> dict[str, Sample]:
     """Read each host once and return when all have answered, or when the time is over.

@@ -9,15 +9,8 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pyvirhost.poll.fleet import (
-    LEAST_SECONDS,
-    MAX_CONNECTS,
-    WORKERS,
-    Fleet,
-    Member,
-    Turn,
-    checked_seconds,
-)
+from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
+from pyvirhost.poll.fleet import MAX_CONNECTS, WORKERS, Fleet, Member, Turn
 from pyvirhost.poll.host import Host, Hosts, host_of
 from pyvirhost.poll.link import Answer
 from pyvirhost.poll.sample import Reading, Sample
@@ -86,9 +79,10 @@ class Poller:
     workers : int, default 32
         How many hosts are read at a time. A host that takes longer than a twentieth of the interval
         is no longer counted.
-    max_connects : int, default 16
-        How many hosts are being connected at a time, counted as `workers` are. A libvirt daemon
-        accepts up to 20 clients that have not authenticated themselves yet.
+    max_connects : int or None, default 16
+        How many hosts are being connected at a time, beside those that are read and counted as
+        these are. With None they are among them. A libvirt daemon accepts up to 20 clients that
+        have not authenticated themselves yet.
 
     Raises
     ------
@@ -125,7 +119,7 @@ class Poller:
         fields: Iterable[str] | None = None,
         page_sizes: Iterable[int] | None = None,
         workers: int = WORKERS,
-        max_connects: int = MAX_CONNECTS,
+        max_connects: int | None = MAX_CONNECTS,
     ) -> None:
         self._interval = checked_seconds(interval, "interval")
         self._timeout = self._interval if timeout is None else checked_seconds(timeout, "timeout")

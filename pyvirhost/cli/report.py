@@ -1,21 +1,20 @@
 """What a host is, has and does, in one report: as JSON-ready data and as text.
 
-`collect` reads a host and `print_report` shows what it read. Only the text needs rich and humanize,
-the extra ``pyvirhost[cli]``.
+`collect` reads a host and `sections` shows what it read. Only the text needs humanize, the extra
+``pyvirhost[cli]``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyvirhost
-from pyvirhost.text import (
+from pyvirhost.cli.text import (
     NOT_SUPPORTED,
     UNKNOWN,
     Section,
     Whole,
     counted,
     duration,
-    print_sections,
     ranges,
     size,
     yes_or_no,
@@ -190,26 +189,14 @@ def free_pages(connection: "Connection", sizes: Sequence[int] | None = None
 
 # ---- showing ------------------------------------------------------------------------------------
 
-def print_report(report: Report, file: IO[str] | None = None) -> None:
-    """Print a report for people: with colours on a terminal, plain and unwrapped elsewhere.
+def sections(report: Report) -> Iterable[Section]:
+    """Return a report's sections as text, in the order in which they are shown.
 
     Parameters
     ----------
     report : dict
         What `collect` returned, also after a trip through JSON.
-    file : text file, optional
-        By default standard output.
-
-    Raises
-    ------
-    ImportError
-        rich or humanize is not installed.
     """
-    print_sections(sections(report), file)
-
-
-def sections(report: Report) -> Iterable[Section]:
-    """Return a report's sections as text, in the order in which they are shown."""
     errors = report["errors"]
 
     def refusal(place: str) -> str:

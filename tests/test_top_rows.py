@@ -1,33 +1,30 @@
 """What top knows of hosts, and the rows that it makes of that, without a terminal."""
 
+import threading
 from collections import deque
 from dataclasses import replace
 
 import pytest
 from daemon import wait_until
+from fleets import hosts_of
 from hostile import Answers, stats
 from test_values import MEMORY_PARAMETERS, NUMBERS
 
 import pyvirhost
-from pyvirhost import Sample
-from pyvirhost.watch import (
+from pyvirhost import Host, Sample
+from pyvirhost.cli.top.model import FIELDS, Figures, State, Watch, Watched, figures_of
+from pyvirhost.cli.top.rows import (
     COLUMNS,
     CPU_COLUMNS,
-    FIELDS,
     GAP,
     Column,
-    Figures,
     Row,
-    State,
-    Watch,
-    Watched,
     age_text,
     cell_columns,
     cell_numbers,
     cell_row,
     cpu_numbers,
     cpu_row,
-    figures_of,
     fitting,
     graph,
     host_lines,
@@ -66,10 +63,6 @@ def cpu_rows(host):
 
 def cell_rows(host):
     return [cell_row(host, cell) for cell in cell_numbers(host)]
-
-
-def group(**hosts):
-    return {"hosts": hosts, "timeout": 5.0, "fields": FIELDS, "auth": None}
 
 
 # ---- figures ------------------------------------------------------------------------------------
@@ -297,7 +290,7 @@ def test_an_error_without_end_is_cut():
 
 
 def test_a_close_look_at_a_real_host(daemon, qemu):
-    with Watch([group(host=daemon.qemu_uri)], 60.0).closer("host") as watch:
+    with Watch(hosts_of({"host": daemon.qemu_uri}), 60.0).closer("host") as watch:
         def has_rates():
             watch.take()
             rows = cpu_rows(watch.hosts["host"])
@@ -316,8 +309,8 @@ def test_a_close_look_at_a_real_host(daemon, qemu):
 
 
 def test_a_watch_has_every_host_and_its_last_sample(daemon):
-    groups = [group(one=TEST, two=daemon.test_uri), {**group(three=TEST), "timeout": 1.0}]
-    with Watch(groups, 0.1) as watch:
+    three = Host(name="three", uri=TEST, timeout=1.0)
+    with Watch([*hosts_of({"one": TEST, "two": daemon.test_uri}), three], 0.1) as watch:
         def all_fresh():
             watch.take()
             return all(host.good for host in watch.hosts.values())
@@ -325,5 +318,28 @@ def test_a_watch_has_every_host_and_its_last_sample(daemon):
         wait_until(all_fresh, "all hosts")
         assert list(watch.hosts) == ["one", "two", "three"]
         assert watch.hosts["two"].good.snapshot.uri == daemon.test_uri
-    assert watch.closer("three").groups == [
-        {**groups[1], "hosts": {"three": TEST}, "fields": pyvirhost.ALL}]
+    assert watch.closer("three").poller.hosts == {"three": three}
+
+
+def test_a_close_look_is_as_patient_as_the_list(proxy):
+    get_node_info, over = 6, threading.Event()
+
+    def keep(procedure, body):
+        if procedure == get_node_info:
+            over.wait(60)
+        return body
+
+    proxy.change_reply = keep
+    try:
+        with Watch(hosts_of({"host": proxy.qemu_uri}), 50.0).closer("host") as watch:
+            # It has missed its turn a second later.
+            wait_until(lambda: watch.poller.overruns["host"], "a turn to be left out")
+            over.set()
+
+            def sampled():
+                watch.take()
+                return watch.hosts["host"].sample
+
+            assert wait_until(sampled, "a sample").error is None
+    finally:
+        over.set()
