@@ -15,7 +15,6 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pyvirhost
@@ -198,13 +197,7 @@ class Fleet:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def check(self, called: str = "fleet") -> None:

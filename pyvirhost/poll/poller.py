@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
@@ -169,13 +168,7 @@ class Poller:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def _begin(self) -> None:
