@@ -13,28 +13,24 @@ from cpython.weakref cimport PyWeakref_NewRef
 from libc.limits cimport UINT_MAX
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memset
-from posix.time cimport timespec
+from libc.string cimport memset
 
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport (closed_error, last_error, member, recast, recorded_error,
-                                server_error)
+from pyvirhost._errors cimport (
+    closed_error, last_error, member, outcome_error, recast, says_none_left)
 from pyvirhost._events cimport settle
 from pyvirhost._readings cimport (
-    CELL_MEMORY, CELLS_FREE_MEMORY, CPU, CPU_MAP, CPU_STATS, FIELD_COUNT, FREE_MEMORY, FREE_PAGES,
-    HOST_MEMORY, MAX_CELLS, MAX_CPUS, MAX_FIELDS, MAX_PAGE_SIZES, MAX_PARAMETERS, MEMORY_PARAMETERS,
-    MEMORY_STATS, NO_MEMORY, NO_ROWS, NODE_INFO, OTHER_FIELDS, PER_CELL_MEMORY_STATS, PER_CPU_STATS,
-    READ, REFUSED, SHORT_MAP, SOURCES, TOO_MANY_CPUS, Field, OnlineCPUs, Readings, Source, Table,
-    begin_readings, count_cells, free_readings, free_table, new_table, read_all, read_cells,
-    read_cpu_map, read_online_cpus, read_pages, read_stats)
+    CELL_MEMORY, CPU, FREE_PAGES, HOST_MEMORY, MAX_CELLS, MAX_FIELDS, MAX_PAGE_SIZES,
+    MAX_PARAMETERS, READ, SOURCES, OnlineCPUs, Readings, Source, Table, begin_readings,
+    count_cells, free_readings, free_table, new_table, read_all, read_cells, read_cpu_map,
+    read_online_cpus, read_pages, read_stats)
 from pyvirhost._results cimport (
-    CellsFreeMemory, CPUMap, FieldLayout, HostSnapshot, NodeInfo, PageCounts, StatsArray,
-    StatsTable, TypedParameters, add_typed_parameter, field_bits, new_cells_free_memory,
-    new_cpu_map, new_layout, new_node_info, new_page_counts, new_security_model, new_snapshot,
-    new_stats_array, new_stats_table, new_typed_parameters, new_version, refill_stats_array,
-    refill_stats_table)
+    HostSnapshot, Learned, StatsArray, StatsTable, TypedParameters, add_typed_parameter,
+    check_out, field_bits, fill_snapshot, new_cells_free_memory, new_cpu_map, new_node_info,
+    new_page_counts, new_security_model, new_snapshot, new_stats_array, new_stats_table,
+    new_typed_parameters, new_version)
 
 from pyvirhost._errors import (ConnectionLostError, InvalidArgumentError, LibvirtError,
                                NotSupportedError)
@@ -65,24 +61,6 @@ cdef extern from *:
     int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format,
                               ...) except -1
 
-
-cdef enum Taught:
-    # What a server taught, once for all: behind the layouts of the sources the number of cells,
-    # the page sizes and the URI.
-    CELL_COUNT = SOURCES
-    PAGE_SIZES
-    URI
-    FACTS
-
-cdef tuple UNITS = ("ns", "KiB", "KiB")
-cdef const char *C_FUNCTIONS[FIELD_COUNT]
-C_FUNCTIONS[:] = [
-    "virNodeGetInfo", "virNodeGetCPUStats", "virNodeGetCPUMap", "virNodeGetCPUStats",
-    "virNodeGetMemoryStats", "virNodeGetFreeMemory", "virNodeGetCellsFreeMemory",
-    "virNodeGetMemoryStats", "virNodeGetFreePages", "virNodeGetMemoryParameters",
-]
-
-cdef tuple FIELD_NAMES = _results.ALL
 
 cdef enum:
     PAGES_BIT = 1 << FREE_PAGES
@@ -271,55 +249,6 @@ cdef frozenset MEMORY_COUNTERS = frozenset((
 ))
 
 
-cdef object failure(lib.virConnectPtr handle, int outcome, const char *function):
-    # Of a reading that has just failed on this thread.
-    if outcome == REFUSED:
-        return last_error(handle, function.decode())
-    return nonsense(outcome, function)
-
-
-cdef object nonsense(int outcome, const char *function):
-    if outcome == NO_MEMORY:
-        return MemoryError()
-    if outcome == SHORT_MAP:
-        problem = "a CPU map that is too short for its CPUs"
-    elif outcome == OTHER_FIELDS:
-        problem = "statistics with other fields than the first for one of many"
-    elif outcome == NO_ROWS:
-        problem = "a host without any"
-    elif outcome == TOO_MANY_CPUS:
-        problem = f"more than {MAX_CPUS} CPUs"
-    else:
-        problem = f"more than {MAX_CELLS} NUMA cells"
-    return server_error(function.decode(), problem)
-
-
-cdef bint says_none_left(object error) except -1:
-    # 0 is also the answer of a host that has none left. libvirt takes it for a failure for which
-    # nobody, VIR_FROM_NONE, gave a cause.
-    return error.domain == lib.VIR_FROM_NONE and type(error) is LibvirtError
-
-
-cdef object reading_error(const Readings *readings, int field, str uri):
-    # Why a field of a snapshot could not be read, or None.
-    cdef int outcome = readings.outcomes[field]
-    cdef const char *function = C_FUNCTIONS[field]
-    if outcome == READ:
-        return None
-    if field == PER_CPU_STATS:
-        function = readings.cpu_table.function
-    elif field == PER_CELL_MEMORY_STATS:
-        function = readings.cell_table.function
-    if outcome != REFUSED:
-        return nonsense(outcome, function)
-    error = recorded_error(readings.refusals[field], readings.lost[field], uri, function.decode())
-    return None if field == FREE_MEMORY and says_none_left(error) else error
-
-
-cdef bint has(unsigned int fields, Field field) noexcept:
-    return fields >> <unsigned int>field & 1
-
-
 cdef bint has_stale_page_sizes(const Readings *readings) noexcept:
     # libvirt refuses a size that the host does not have in these words.
     cdef lib.virErrorPtr refusal = readings.refusals[<int>FREE_PAGES]
@@ -351,38 +280,6 @@ cdef tuple page_sizes_of(str capabilities):
     # Python refuses to read a number of thousands of digits, which only a server in error sends.
     sizes = [int(text) for text in texts if text.isdecimal() and len(text) <= 10]
     return tuple([size for size in sizes if 0 < size <= UINT_MAX][:MAX_PAGE_SIZES])
-
-
-cdef int check_out(HostSnapshot out, list taught, unsigned int wanted,
-                   tuple page_sizes) except -1:
-    if out is None:
-        return 0
-    if out.source is not taught:
-        raise ValueError("out is a snapshot of another connection")
-    if out.wanted != wanted:
-        raise ValueError(f"out has the fields {', '.join(out.fields)}")
-    counts = out.free_pages
-    if page_sizes is not None and counts is not None and counts.page_sizes != page_sizes:
-        raise ValueError(f"out has the page sizes {counts.page_sizes}, not {page_sizes}")
-    return 0
-
-
-cdef NodeInfo node_info_like(NodeInfo out, const lib.virNodeInfo *info):
-    if out is not None and memcmp(&out.info, info, sizeof(info[0])) == 0:
-        return out
-    return new_node_info(info)
-
-
-cdef int known_count(FieldLayout layout) noexcept:
-    return 0 if layout is None else <int>layout.count
-
-
-cdef tuple numbers(const Table *table):
-    return tuple([table.numbers[row] for row in range(table.rows)])
-
-
-cdef long long nanoseconds(const timespec *time) noexcept:
-    return <long long>time.tv_sec * 1_000_000_000 + time.tv_nsec
 
 
 cdef object compare_result(int result):
@@ -431,8 +328,7 @@ cdef class Connection:
     cdef bint closing
     cdef unsigned long forks
     cdef int process
-    # What the server taught, by Taught, shared by all handles of the connection; None is "not yet".
-    cdef list taught
+    cdef Learned learned  # shared by all handles of the connection
     # The close callback and its number, in close_callbacks until it has been called; None and 0
     # without one. While a thread registers or unregisters it, no other may.
     cdef object callback
@@ -557,7 +453,7 @@ cdef class Connection:
                 result = lib.virConnectRef(handle)
             if result < 0:
                 raise last_error(handle, "virConnectRef")
-            return new_connection(handle, self.taught)
+            return new_connection(handle, self.learned)
         finally:
             self.leave()
 
@@ -1307,10 +1203,8 @@ cdef class Connection:
             with nogil:
                 outcome = read_cpu_map(handle, &cpus, c_flags)
             if outcome != READ:
-                raise failure(handle, outcome, "virNodeGetCPUMap")
-            bits = cpus.bits
-            cpus.bits = NULL
-            return new_cpu_map(bits, cpus.present, cpus.online)
+                raise outcome_error(handle, outcome, "virNodeGetCPUMap")
+            return new_cpu_map(&cpus)
         finally:
             free(cpus.bits)
             self.leave()
@@ -1373,12 +1267,12 @@ cdef class Connection:
         cdef Table table
         cdef int outcome
         cpus.bits = NULL
-        new_table(&table, known_count(self.known_layout(CPU)))
+        new_table(&table, self.learned.field_count(CPU))
         try:
             with nogil:
                 outcome = read_online_cpus(handle, &cpus, &table)
             if outcome != READ:
-                raise failure(handle, outcome, table.function)
+                raise outcome_error(handle, outcome, table.function)
             return self.table(CPU, &table, out)
         finally:
             free(cpus.bits)
@@ -1446,14 +1340,14 @@ cdef class Connection:
         cdef lib.virConnectPtr handle = self.enter()
         cdef Table table
         cdef int outcome
-        cdef int cells = self.known_cells()
-        new_table(&table, known_count(self.known_layout(CELL_MEMORY)))
+        cdef int cells = self.learned.cells()
+        new_table(&table, self.learned.field_count(CELL_MEMORY))
         try:
             with nogil:
                 outcome = read_cells(handle, &cells, &table)
             if outcome != READ:
-                raise failure(handle, outcome, table.function)
-            self.taught[<Py_ssize_t>CELL_COUNT] = cells
+                raise outcome_error(handle, outcome, table.function)
+            self.learned.learn_cells(cells)
             return self.table(CELL_MEMORY, &table, out)
         finally:
             free_table(&table)
@@ -1830,17 +1724,17 @@ cdef class Connection:
         if page_sizes is not None:
             wanted |= PAGES_BIT
             sizes = page_sizes_argument(page_sizes)
-        check_out(out, self.taught, wanted, sizes)
+        check_out(out, self.learned, wanted, sizes)
         handle = self.enter()
         begin_readings(&readings)
         try:
             failures = self.read(handle, &readings, wanted, sizes)
             if sizes is None and has_stale_page_sizes(&readings):
-                self.taught[<Py_ssize_t>PAGE_SIZES] = None
+                self.learned.learn_page_sizes(None)
                 failures |= self.read(handle, &readings, PAGES_BIT, None)
             readings.wanted = wanted
-            result = new_snapshot(self.taught, self.known_uri(), wanted) if out is None else out
-            self.fill(result, &readings, failures)
+            result = new_snapshot(self.learned, self.known_uri(), wanted) if out is None else out
+            fill_snapshot(result, &readings, failures)
             return result
         finally:
             free_readings(&readings)
@@ -1862,95 +1756,14 @@ cdef class Connection:
                 for i in range(len(page_sizes)):
                     readings.pages.sizes[i] = page_sizes[i]
         readings.wanted = wanted
-        readings.cells = self.known_cells()
+        readings.cells = self.learned.cells()
         for i in range(SOURCES):
-            readings.counts[i] = known_count(self.known_layout(i))
+            readings.counts[i] = self.learned.field_count(<Source>i)
         with nogil:
             read_all(handle, readings)
         if readings.cells >= 0:
-            self.taught[<Py_ssize_t>CELL_COUNT] = readings.cells
+            self.learned.learn_cells(readings.cells)
         return failures
-
-    cdef int fill(self, HostSnapshot snapshot, Readings *readings, dict failures) except -1:
-        # What the snapshot has already is used again where it fits.
-        cdef NodeInfo info
-        cdef StatsArray cpu, memory
-        cdef StatsTable cpu_table, cell_table
-        cdef CPUMap cpus = None
-        cdef CellsFreeMemory cells_free = None
-        cdef PageCounts pages = None
-        cdef TypedParameters parameters = None
-        cdef unsigned int good = 0
-        cdef int field
-        for field in range(<int>FIELD_COUNT):
-            if readings.wanted >> field & 1 and FIELD_NAMES[field] not in failures:
-                error = reading_error(readings, field, snapshot.host_uri)
-                if error is None:
-                    good |= 1u << field
-                else:
-                    failures[FIELD_NAMES[field]] = error
-        with cython.critical_section(snapshot):
-            info = snapshot.info
-            cpu = snapshot.cpu
-            memory = snapshot.memory
-            cpu_table = snapshot.cpu_table
-            cell_table = snapshot.cell_table
-        info = node_info_like(info, &readings.info) if has(good, NODE_INFO) else None
-        cpu = self.stats_like(cpu, CPU, readings.cpu, readings.counts[<int>CPU]) if (
-            has(good, CPU_STATS)) else None
-        memory = self.stats_like(memory, HOST_MEMORY, readings.memory,
-                                 readings.counts[<int>HOST_MEMORY]) if (
-            has(good, MEMORY_STATS)) else None
-        cpu_table = self.table_like(cpu_table, CPU, &readings.cpu_table) if (
-            has(good, PER_CPU_STATS)) else None
-        cell_table = self.table_like(cell_table, CELL_MEMORY, &readings.cell_table) if (
-            has(good, PER_CELL_MEMORY_STATS)) else None
-        if has(good, CPU_MAP):
-            bits = readings.cpus.bits
-            readings.cpus.bits = NULL
-            cpus = new_cpu_map(bits, readings.cpus.present, readings.cpus.online)
-        if has(good, CELLS_FREE_MEMORY):
-            cells_free = new_cells_free_memory(
-                0, readings.cells_read, readings.cells_free_memory)
-        if has(good, FREE_PAGES):
-            pages = new_page_counts(
-                tuple([readings.pages.sizes[i] for i in range(readings.pages.size_count)]), 0,
-                readings.pages.cells, readings.pages.counts)
-        if has(good, MEMORY_PARAMETERS):
-            parameters = new_typed_parameters(readings.parameters, readings.parameter_count)
-        with cython.critical_section(snapshot):
-            snapshot.read = good
-            snapshot.info = info
-            snapshot.cpu = cpu
-            snapshot.memory = memory
-            snapshot.cpu_table = cpu_table
-            snapshot.cell_table = cell_table
-            snapshot.cpus = cpus
-            snapshot.cells_free = cells_free
-            snapshot.pages = pages
-            snapshot.parameters = parameters
-            snapshot.free = readings.free_memory if has(good, FREE_MEMORY) else 0
-            snapshot.failures = failures or None
-            snapshot.began = readings.wall.tv_sec + readings.wall.tv_nsec / 1e9
-            snapshot.began_ns = nanoseconds(&readings.began)
-            snapshot.took_ns = nanoseconds(&readings.ended) - snapshot.began_ns
-        return 0
-
-    cdef StatsArray stats_like(self, StatsArray out, Source source,
-                               const lib.virNodeCPUStats *reading, int count):
-        cdef FieldLayout layout = self.learned(
-            source, self.known_layout(source), reading, count)
-        if out is None or out.layout is not layout:
-            return new_stats_array(layout, reading)
-        return refill_stats_array(out, layout, reading)
-
-    cdef StatsTable table_like(self, StatsTable out, Source source, const Table *table):
-        cdef FieldLayout layout = self.learned(
-            source, self.known_layout(source), table.first, table.count)
-        cdef tuple index = numbers(table)
-        if out is None or out.layout is not layout or out.numbers != index:
-            return new_stats_table(layout, index, table.values)
-        return refill_stats_table(out, layout, index, table.values)
 
     # ---- the rest ----
 
@@ -2016,41 +1829,10 @@ cdef class Connection:
 
     # ---- statistics and cells, learned once ----
 
-    cdef FieldLayout known_layout(self, Py_ssize_t source):
-        return self.taught[source]
-
-    cdef FieldLayout learned(self, Py_ssize_t source, FieldLayout known,
-                             const lib.virNodeCPUStats *reading, int count):
-        if known is not None and known.matches(reading, count):
-            return known
-        known = new_layout(reading, count, UNITS[source])
-        self.taught[source] = known
-        return known
-
-    cdef str known_uri(self):
-        if self.taught[<Py_ssize_t>URI] is None:
-            self.taught[<Py_ssize_t>URI] = self.uri()
-        return self.taught[<Py_ssize_t>URI]
-
-    cdef tuple known_page_sizes(self):
-        if self.taught[<Py_ssize_t>PAGE_SIZES] is None:
-            sizes = page_sizes_of(self.capabilities())
-            if not sizes:
-                raise NotSupportedError(
-                    "the host does not say which page sizes it has; name them: page_sizes=[4]",
-                    function="virConnectGetCapabilities")
-            self.taught[<Py_ssize_t>PAGE_SIZES] = sizes
-        return self.taught[<Py_ssize_t>PAGE_SIZES]
-
-    cdef int known_cells(self) except? -2:
-        cells = self.taught[<Py_ssize_t>CELL_COUNT]
-        return -1 if cells is None else cells
-
     cdef StatsArray stats(self, Source source, int number, unsigned int flags, StatsArray out):
         cdef lib.virNodeCPUStats reading[MAX_FIELDS]
-        cdef FieldLayout layout = self.known_layout(source)
+        cdef int count = self.learned.field_count(source)
         cdef lib.virConnectPtr handle = self.enter()
-        cdef int count = known_count(layout)
         cdef int outcome
         try:
             with nogil:
@@ -2060,32 +1842,43 @@ cdef class Connection:
                     handle, "virNodeGetCPUStats" if source == CPU else "virNodeGetMemoryStats")
         finally:
             self.leave()
-        layout = self.learned(source, layout, reading, count)
-        if out is None:
-            return new_stats_array(layout, reading)
-        return refill_stats_array(out, layout, reading)
+        return new_stats_array(self.learned.layout(source, reading, count), reading, out)
 
     cdef StatsTable table(self, Source source, const Table *table, StatsTable out):
-        cdef FieldLayout layout = self.learned(
-            source, self.known_layout(source), table.first, table.count)
-        cdef tuple index = numbers(table)
-        if out is None:
-            return new_stats_table(layout, index, table.values)
-        return refill_stats_table(out, layout, index, table.values)
+        return new_stats_table(
+            self.learned.layout(source, table.first, table.count), table, out)
+
+    cdef str known_uri(self):
+        cdef str uri = self.learned.uri()
+        if uri is None:
+            uri = self.uri()
+            self.learned.learn_uri(uri)
+        return uri
+
+    cdef tuple known_page_sizes(self):
+        cdef tuple sizes = self.learned.page_sizes()
+        if sizes is None:
+            sizes = page_sizes_of(self.capabilities())
+            if not sizes:
+                raise NotSupportedError(
+                    "the host does not say which page sizes it has; name them: page_sizes=[4]",
+                    function="virConnectGetCapabilities")
+            self.learned.learn_page_sizes(sizes)
+        return sizes
 
     cdef int cells(self) except -1:
         # How many NUMA cells there are, asked once.
         cdef lib.virConnectPtr handle
         cdef int outcome
-        cdef int cells = self.known_cells()
+        cdef int cells = self.learned.cells()
         if cells < 0:
             handle = self.enter()
             try:
                 with nogil:
                     outcome = count_cells(handle, &cells)
                 if outcome != READ:
-                    raise failure(handle, outcome, "virNodeGetInfo")
-                self.taught[<Py_ssize_t>CELL_COUNT] = cells
+                    raise outcome_error(handle, outcome, "virNodeGetInfo")
+                self.learned.learn_cells(cells)
             finally:
                 self.leave()
         return cells

@@ -161,7 +161,7 @@ cdef Connection connect(object uri, unsigned int flags, object auth):
     cdef int i
     cdef int descriptors = descriptors_taken(c_uri)
     # Made before the connection, which nobody would close if there were no memory for it.
-    cdef list taught = [None] * FACTS
+    cdef Learned learned = Learned.__new__(Learned)
     authentication = Authentication.__new__(Authentication)
     if auth is not None and is_default(auth):
         used = lib.virConnectAuthPtrDefault
@@ -185,10 +185,10 @@ cdef Connection connect(object uri, unsigned int flags, object auth):
         if authentication.declined:
             error = recast(error, AuthenticationError)
         raise error
-    return new_connection(handle, taught)
+    return new_connection(handle, learned)
 
 
-cdef Connection new_connection(lib.virConnectPtr handle, list taught):
+cdef Connection new_connection(lib.virConnectPtr handle, Learned learned):
     cdef Connection connection
     try:
         connection = Connection.__new__(Connection)
@@ -196,7 +196,7 @@ cdef Connection new_connection(lib.virConnectPtr handle, list taught):
         close_in_background(handle, False)
         raise
     connection.handle = handle
-    connection.taught = taught
+    connection.learned = learned
     connection.forks = forks
     connection.process = getpid()
     connection.closing = False

@@ -14,11 +14,15 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.limits cimport LLONG_MAX, LLONG_MIN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
+from posix.time cimport timespec
 
 from pyvirhost._arguments cimport (int_argument, integer_argument, text_argument, uint_argument,
                                    ullong_argument)
-from pyvirhost._errors cimport last_error
-from pyvirhost._readings cimport FIELD_COUNT, FREE_MEMORY, MAX_FIELDS
+from pyvirhost._errors cimport last_error, reading_error
+from pyvirhost._readings cimport (
+    CELL_MEMORY, CELLS_FREE_MEMORY, CPU, CPU_MAP, CPU_STATS, FIELD_COUNT, FREE_MEMORY, FREE_PAGES,
+    HOST_MEMORY, MAX_FIELDS, MEMORY_PARAMETERS, MEMORY_STATS, NODE_INFO, PER_CELL_MEMORY_STATS,
+    PER_CPU_STATS, Field, OnlineCPUs, Readings, Source, Table)
 
 # collections.abc without the rest of collections, a fifth of the time that a first reading takes.
 from _collections_abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
@@ -171,6 +175,78 @@ cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count
 
 
 cdef FieldLayout NO_FIELDS = layout_of((), "")
+
+
+cdef tuple UNITS = ("ns", "KiB", "KiB")
+
+
+@cython.final
+@cython.no_gc
+cdef class Learned:
+    # What a server has told once for all; what it has not told yet is None, 0 or -1.
+
+    def __cinit__(self):
+        self.cell_count = -1
+
+    cdef FieldLayout known_layout(self, Source source):
+        cdef FieldLayout layout
+        with cython.critical_section(self):
+            if source == CPU:
+                layout = self.cpu
+            elif source == HOST_MEMORY:
+                layout = self.host_memory
+            else:
+                layout = self.cell_memory
+        return layout
+
+    cdef int field_count(self, Source source) except -1:
+        cdef FieldLayout layout = self.known_layout(source)
+        return 0 if layout is None else <int>layout.count
+
+    cdef FieldLayout layout(self, Source source, const lib.virNodeCPUStats *reading, int count):
+        # The layout of a reading, which is learned.
+        cdef FieldLayout layout = self.known_layout(source)
+        if layout is not None and layout.matches(reading, count):
+            return layout
+        layout = new_layout(reading, count, UNITS[source])
+        with cython.critical_section(self):
+            if source == CPU:
+                self.cpu = layout
+            elif source == HOST_MEMORY:
+                self.host_memory = layout
+            else:
+                self.cell_memory = layout
+        return layout
+
+    cdef int cells(self) noexcept:
+        cdef int cells
+        with cython.critical_section(self):
+            cells = self.cell_count
+        return cells
+
+    cdef void learn_cells(self, int cells) noexcept:
+        with cython.critical_section(self):
+            self.cell_count = cells
+
+    cdef tuple page_sizes(self):
+        cdef tuple sizes
+        with cython.critical_section(self):
+            sizes = self.host_page_sizes
+        return sizes
+
+    cdef void learn_page_sizes(self, tuple sizes) noexcept:
+        with cython.critical_section(self):
+            self.host_page_sizes = sizes
+
+    cdef str uri(self):
+        cdef str uri
+        with cython.critical_section(self):
+            uri = self.host_uri
+        return uri
+
+    cdef void learn_uri(self, str uri) noexcept:
+        with cython.critical_section(self):
+            self.host_uri = uri
 
 
 cdef class ReadOnlyMapping:
@@ -456,25 +532,26 @@ cdef bint same_values(const unsigned long long *one, const unsigned long long *o
     return count == 0 or memcmp(one, other, count * UINT64_SIZE) == 0
 
 
-cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *reading):
-    cdef StatsArray result = StatsArray.__new__(StatsArray)
-    result.values = new_values(layout.count)
-    result.layout = layout
-    fill_stats_array(result, reading)
-    return result
-
-
-cdef StatsArray refill_stats_array(StatsArray out, FieldLayout layout,
-                                   const lib.virNodeCPUStats *reading):
-    check_same_fields(out.layout, layout)
-    fill_stats_array(out, reading)
+cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *reading,
+                                StatsArray out):
+    # `out` where there is one.
+    cdef Py_ssize_t i
+    if out is None:
+        out = StatsArray.__new__(StatsArray)
+        out.values = new_values(layout.count)
+        out.layout = layout
+    else:
+        check_same_fields(out.layout, layout)
+    for i in range(layout.count):
+        out.values[i] = reading[i].value
     return out
 
 
-cdef void fill_stats_array(StatsArray out, const lib.virNodeCPUStats *reading) noexcept:
-    cdef Py_ssize_t i
-    for i in range(out.layout.count):
-        out.values[i] = reading[i].value
+cdef StatsArray stats_like(StatsArray out, FieldLayout layout,
+                           const lib.virNodeCPUStats *reading):
+    # `out` where it fits.
+    return new_stats_array(layout, reading, out if (
+        out is not None and out.layout is layout) else None)
 
 
 cdef StatsArray stats_row(FieldLayout layout, const unsigned long long *values):
@@ -588,19 +665,35 @@ cdef StatsTable shaped_table(FieldLayout layout, tuple index):
     return result
 
 
-cdef StatsTable new_stats_table(FieldLayout layout, tuple index, const unsigned long long *values):
-    cdef StatsTable result = shaped_table(layout, index)
-    result.values = copied_values(values, len(index) * layout.count)
-    return result
-
-
-cdef StatsTable refill_stats_table(StatsTable out, FieldLayout layout, tuple index,
-                                   const unsigned long long *values):
+cdef StatsTable new_stats_table(FieldLayout layout, const Table *table, StatsTable out):
+    # `out` where there is one.
+    cdef tuple index = tuple([table.numbers[row] for row in range(table.rows)])
+    cdef Py_ssize_t count = table.rows * layout.count
+    if out is None:
+        out = shaped_table(layout, index)
+        out.values = copied_values(table.values, count)
+        return out
     check_same_fields(out.layout, layout)
     if out.numbers != index:
         raise ValueError(f"out has the rows {out.numbers}, the reading has {index}")
-    memcpy(out.values, values, len(index) * layout.count * UINT64_SIZE)
+    memcpy(out.values, table.values, count * UINT64_SIZE)
     return out
+
+
+cdef StatsTable table_like(StatsTable out, FieldLayout layout, const Table *table):
+    # `out` where it fits.
+    return new_stats_table(layout, table, out if (
+        out is not None and out.layout is layout and has_rows(out.numbers, table)) else None)
+
+
+cdef bint has_rows(tuple index, const Table *table) except -1:
+    cdef Py_ssize_t row
+    if len(index) != table.rows:
+        return False
+    for row in range(table.rows):
+        if <int>index[row] != table.numbers[row]:
+            return False
+    return True
 
 
 def _restore_stats_table(tuple index not None, tuple fields not None, str unit not None,
@@ -689,32 +782,30 @@ cdef class CPUMap:
         return {cpu: self[cpu] for cpu in range(self.cpus)}
 
 
-cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online):
-    # Takes over the bitmap, which libvirt allocated with malloc.
-    cdef CPUMap result
-    try:
-        result = CPUMap.__new__(CPUMap)
-    except BaseException:
-        free(bits)
-        raise
-    result.bits = bits
-    result.cpus = cpus
-    result.size = (<size_t>cpus + 7) // 8
-    result.online_count = online
+cdef CPUMap new_cpu_map(OnlineCPUs *cpus):
+    # Takes over the bitmap.
+    cdef CPUMap result = CPUMap.__new__(CPUMap)
+    result.bits, cpus.bits = cpus.bits, NULL
+    result.cpus = cpus.present
+    result.size = (<size_t>cpus.present + 7) // 8
+    result.online_count = cpus.online
     return result
 
 
 def _restore_cpu_map(bytes bits not None, present, online):
-    cdef int cpus = PyNumber_Index(present)
-    cdef unsigned int online_count = PyNumber_Index(online)
-    cdef unsigned char *copy
-    if cpus < 0 or len(bits) != (<Py_ssize_t>cpus + 7) // 8:
-        raise ValueError(f"{len(bits)} bytes for {cpus} CPUs")
-    copy = <unsigned char *>malloc(max(len(bits), 1))
-    if copy is NULL:
+    cdef OnlineCPUs cpus
+    cpus.present = PyNumber_Index(present)
+    cpus.online = PyNumber_Index(online)
+    if cpus.present < 0 or len(bits) != (<Py_ssize_t>cpus.present + 7) // 8:
+        raise ValueError(f"{len(bits)} bytes for {cpus.present} CPUs")
+    cpus.bits = <unsigned char *>malloc(max(len(bits), 1))
+    if cpus.bits is NULL:
         raise MemoryError
-    memcpy(copy, <const unsigned char *>bits, len(bits))
-    return new_cpu_map(copy, cpus, online_count)
+    memcpy(cpus.bits, <const unsigned char *>bits, len(bits))
+    try:
+        return new_cpu_map(&cpus)
+    finally:
+        free(cpus.bits)
 
 
 # ---- memory of NUMA cells and pages -------------------------------------------------------------
@@ -1250,12 +1341,109 @@ cdef dict said(dict errors):
     return {name: (type(error), vars(error)) for name, error in errors.items()}
 
 
-cdef HostSnapshot new_snapshot(list source, str uri, unsigned int wanted):
+cdef HostSnapshot new_snapshot(Learned source, str uri, unsigned int wanted):
     cdef HostSnapshot result = HostSnapshot.__new__(HostSnapshot)
     result.source = source
     result.host_uri = uri
     result.wanted = wanted
     return result
+
+
+cdef int check_out(HostSnapshot out, Learned source, unsigned int wanted,
+                   tuple page_sizes) except -1:
+    if out is None:
+        return 0
+    if out.source is not source:
+        raise ValueError("out is a snapshot of another connection")
+    if out.wanted != wanted:
+        raise ValueError(f"out has the fields {', '.join(out.fields)}")
+    counts = out.free_pages
+    if page_sizes is not None and counts is not None and counts.page_sizes != page_sizes:
+        raise ValueError(f"out has the page sizes {counts.page_sizes}, not {page_sizes}")
+    return 0
+
+
+cdef int fill_snapshot(HostSnapshot snapshot, Readings *readings, dict failures) except -1:
+    # What the snapshot has already is used again where it fits.
+    cdef NodeInfo info
+    cdef StatsArray cpu, memory
+    cdef StatsTable cpu_table, cell_table
+    cdef CPUMap cpus = None
+    cdef CellsFreeMemory cells_free = None
+    cdef PageCounts pages = None
+    cdef TypedParameters parameters = None
+    cdef Learned learned = snapshot.source
+    cdef unsigned int good = 0
+    cdef int field
+    for field in range(<int>FIELD_COUNT):
+        if readings.wanted >> field & 1 and ALL[field] not in failures:
+            error = reading_error(readings, field, snapshot.host_uri)
+            if error is None:
+                good |= 1u << field
+            else:
+                failures[ALL[field]] = error
+    with cython.critical_section(snapshot):
+        info = snapshot.info
+        cpu = snapshot.cpu
+        memory = snapshot.memory
+        cpu_table = snapshot.cpu_table
+        cell_table = snapshot.cell_table
+    info = node_info_like(info, &readings.info) if has(good, NODE_INFO) else None
+    cpu = stats_like(cpu, learned.layout(CPU, readings.cpu, readings.counts[<int>CPU]),
+                     readings.cpu) if has(good, CPU_STATS) else None
+    memory = stats_like(
+        memory,
+        learned.layout(HOST_MEMORY, readings.memory, readings.counts[<int>HOST_MEMORY]),
+        readings.memory) if has(good, MEMORY_STATS) else None
+    cpu_table = table_like(
+        cpu_table, learned.layout(CPU, readings.cpu_table.first, readings.cpu_table.count),
+        &readings.cpu_table) if has(good, PER_CPU_STATS) else None
+    cell_table = table_like(
+        cell_table,
+        learned.layout(CELL_MEMORY, readings.cell_table.first, readings.cell_table.count),
+        &readings.cell_table) if has(good, PER_CELL_MEMORY_STATS) else None
+    if has(good, CPU_MAP):
+        cpus = new_cpu_map(&readings.cpus)
+    if has(good, CELLS_FREE_MEMORY):
+        cells_free = new_cells_free_memory(
+            0, readings.cells_read, readings.cells_free_memory)
+    if has(good, FREE_PAGES):
+        pages = new_page_counts(
+            tuple([readings.pages.sizes[i] for i in range(readings.pages.size_count)]), 0,
+            readings.pages.cells, readings.pages.counts)
+    if has(good, MEMORY_PARAMETERS):
+        parameters = new_typed_parameters(readings.parameters, readings.parameter_count)
+    with cython.critical_section(snapshot):
+        snapshot.read = good
+        snapshot.info = info
+        snapshot.cpu = cpu
+        snapshot.memory = memory
+        snapshot.cpu_table = cpu_table
+        snapshot.cell_table = cell_table
+        snapshot.cpus = cpus
+        snapshot.cells_free = cells_free
+        snapshot.pages = pages
+        snapshot.parameters = parameters
+        snapshot.free = readings.free_memory if has(good, FREE_MEMORY) else 0
+        snapshot.failures = failures or None
+        snapshot.began = readings.wall.tv_sec + readings.wall.tv_nsec / 1e9
+        snapshot.began_ns = nanoseconds(&readings.began)
+        snapshot.took_ns = nanoseconds(&readings.ended) - snapshot.began_ns
+    return 0
+
+
+cdef bint has(unsigned int fields, Field field) noexcept:
+    return fields >> <unsigned int>field & 1
+
+
+cdef NodeInfo node_info_like(NodeInfo out, const lib.virNodeInfo *info):
+    if out is not None and memcmp(&out.info, info, sizeof(info[0])) == 0:
+        return out
+    return new_node_info(info)
+
+
+cdef long long nanoseconds(const timespec *time) noexcept:
+    return <long long>time.tv_sec * 1_000_000_000 + time.tv_nsec
 
 
 def _restore_snapshot(str uri, wanted, read, double began, began_ns, took_ns, free_memory,
