@@ -23,7 +23,7 @@ from pyvirhost._errors cimport (
 from pyvirhost._events cimport settle
 from pyvirhost._readings cimport (
     CELL_MEMORY, CPU, FREE_PAGES, HOST_MEMORY, MAX_CELLS, MAX_FIELDS, MAX_PAGE_SIZES,
-    MAX_PARAMETERS, READ, SOURCES, OnlineCPUs, Readings, Source, Table, begin_readings,
+    MAX_PARAMETERS, READ, OnlineCPUs, Readings, Source, Table, begin_readings,
     count_cells, free_readings, free_table, new_table, read_all, read_cells, read_cpu_map,
     read_online_cpus, read_pages, read_stats)
 from pyvirhost._results cimport (
@@ -69,6 +69,8 @@ cdef enum:
 ctypedef int (*IntGetter)(lib.virConnectPtr) noexcept nogil
 ctypedef char *(*TextGetter)(lib.virConnectPtr) noexcept nogil
 ctypedef int (*VersionGetter)(lib.virConnectPtr, unsigned long *) noexcept nogil
+ctypedef int (*ParameterSetter)(lib.virConnectPtr, lib.virTypedParameterPtr, int,
+                                unsigned int) noexcept nogil
 
 
 # ---- processes and threads ----------------------------------------------------------------------
@@ -192,6 +194,23 @@ include "_open.pxi"
 
 cdef Source source_of_cell(int cell) noexcept:
     return HOST_MEMORY if cell == lib.VIR_NODE_MEMORY_STATS_ALL_CELLS else CELL_MEMORY
+
+
+cdef struct Hypervisor:
+    # Each NULL where libvirt is to choose; the texts live as long as the arguments.
+    const char *emulator
+    const char *arch
+    const char *machine
+    const char *virttype
+
+
+cdef int hypervisor_argument(Hypervisor *hypervisor, object emulator, object arch, object machine,
+                             object virttype) except -1:
+    hypervisor.emulator = optional_text_argument(emulator, "emulator")
+    hypervisor.arch = optional_text_argument(arch, "arch")
+    hypervisor.machine = optional_text_argument(machine, "machine")
+    hypervisor.virttype = optional_text_argument(virttype, "virttype")
+    return 0
 
 
 cdef list pairs_argument(object mapping, str name):
@@ -503,6 +522,30 @@ cdef class Connection:
             return new_version(number)
         finally:
             self.leave()
+
+    cdef int set_parameters(self, ParameterSetter set, str function, list wanted,
+                            object flags) except -1:
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virTypedParameterPtr parameters = NULL
+        cdef int count = 0
+        cdef int room = 0
+        cdef int result
+        cdef lib.virConnectPtr handle
+        try:
+            for name, type_name, value in wanted:
+                add_typed_parameter(&parameters, &count, &room, name, type_name, value,
+                                    "parameters")
+            handle = self.enter()
+            try:
+                with nogil:
+                    result = set(handle, parameters, count, c_flags)
+                if result < 0:
+                    raise last_error(handle, function)
+            finally:
+                self.leave()
+        finally:
+            lib.virTypedParamsFree(parameters, count)
+        return 0
 
     # ---- who answers ----
 
@@ -822,27 +865,8 @@ cdef class Connection:
         -----
         ``virConnectSetIdentity``, since libvirt 5.8.0; 1 round trip.
         """
-        cdef list wanted = typed(parameters, IDENTITY)
-        cdef unsigned int c_flags = uint_argument(flags, "flags")
-        cdef lib.virTypedParameterPtr c_parameters = NULL
-        cdef int count = 0
-        cdef int room = 0
-        cdef int result
-        cdef lib.virConnectPtr handle
-        try:
-            for name, type_name, value in wanted:
-                add_typed_parameter(&c_parameters, &count, &room, name, type_name, value,
-                                    "parameters")
-            handle = self.enter()
-            try:
-                with nogil:
-                    result = lib.virConnectSetIdentity(handle, c_parameters, count, c_flags)
-                if result < 0:
-                    raise last_error(handle, "virConnectSetIdentity")
-            finally:
-                self.leave()
-        finally:
-            lib.virTypedParamsFree(c_parameters, count)
+        self.set_parameters(lib.virConnectSetIdentity, "virConnectSetIdentity",
+                            typed(parameters, IDENTITY), flags)
 
     # ---- what the host can do ----
 
@@ -992,18 +1016,7 @@ cdef class Connection:
         -----
         ``virConnectCompareCPU``, since libvirt 0.7.5; 1 round trip.
         """
-        cdef const char *c_xml = text_argument(xml, "xml")
-        cdef unsigned int c_flags = uint_argument(flags, "flags")
-        cdef lib.virConnectPtr handle = self.enter()
-        cdef int result
-        try:
-            with nogil:
-                result = lib.virConnectCompareCPU(handle, c_xml, c_flags)
-            if result < 0:
-                raise last_error(handle, "virConnectCompareCPU")
-            return compare_result(result)
-        finally:
-            self.leave()
+        return self.compare(xml, NULL, flags)
 
     def compare_hypervisor_cpu(self, xml, *, emulator=None, arch=None, machine=None,
                                virttype=None, flags=0):
@@ -1039,20 +1052,27 @@ cdef class Connection:
         -----
         ``virConnectCompareHypervisorCPU``, since libvirt 4.4.0; 1 round trip.
         """
+        cdef Hypervisor hypervisor
+        hypervisor_argument(&hypervisor, emulator, arch, machine, virttype)
+        return self.compare(xml, &hypervisor, flags)
+
+    cdef object compare(self, object xml, const Hypervisor *hypervisor, object flags):
+        # With the host's CPU, or with what a hypervisor makes of it.
         cdef const char *c_xml = text_argument(xml, "xml")
-        cdef const char *c_emulator = optional_text_argument(emulator, "emulator")
-        cdef const char *c_arch = optional_text_argument(arch, "arch")
-        cdef const char *c_machine = optional_text_argument(machine, "machine")
-        cdef const char *c_virttype = optional_text_argument(virttype, "virttype")
         cdef unsigned int c_flags = uint_argument(flags, "flags")
         cdef lib.virConnectPtr handle = self.enter()
         cdef int result
         try:
             with nogil:
-                result = lib.virConnectCompareHypervisorCPU(
-                    handle, c_emulator, c_arch, c_machine, c_virttype, c_xml, c_flags)
+                if hypervisor is NULL:
+                    result = lib.virConnectCompareCPU(handle, c_xml, c_flags)
+                else:
+                    result = lib.virConnectCompareHypervisorCPU(
+                        handle, hypervisor.emulator, hypervisor.arch, hypervisor.machine,
+                        hypervisor.virttype, c_xml, c_flags)
             if result < 0:
-                raise last_error(handle, "virConnectCompareHypervisorCPU")
+                raise last_error(handle, "virConnectCompareCPU" if hypervisor is NULL else
+                                 "virConnectCompareHypervisorCPU")
             return compare_result(result)
         finally:
             self.leave()
@@ -1080,24 +1100,7 @@ cdef class Connection:
         -----
         ``virConnectBaselineCPU``, since libvirt 0.7.7; 1 round trip.
         """
-        cdef list xmls = items_argument(xml_cpus, "xml_cpus", "str")
-        cdef unsigned int c_flags = uint_argument(flags, "flags")
-        cdef unsigned int count = len(xmls)
-        cdef const char **c_xmls = texts_argument(xmls, "xml_cpus")
-        cdef lib.virConnectPtr handle
-        cdef char *result
-        try:
-            handle = self.enter()
-            try:
-                with nogil:
-                    result = lib.virConnectBaselineCPU(handle, c_xmls, count, c_flags)
-                if result is NULL:
-                    raise last_error(handle, "virConnectBaselineCPU")
-                return owned_text(result)
-            finally:
-                self.leave()
-        finally:
-            PyMem_Free(c_xmls)
+        return self.baseline(xml_cpus, NULL, flags)
 
     def baseline_hypervisor_cpu(self, xml_cpus, *, emulator=None, arch=None, machine=None,
                                 virttype=None, flags=0):
@@ -1127,11 +1130,13 @@ cdef class Connection:
         -----
         ``virConnectBaselineHypervisorCPU``, since libvirt 4.4.0; 1 round trip.
         """
+        cdef Hypervisor hypervisor
+        hypervisor_argument(&hypervisor, emulator, arch, machine, virttype)
+        return self.baseline(xml_cpus, &hypervisor, flags)
+
+    cdef str baseline(self, object xml_cpus, const Hypervisor *hypervisor, object flags):
+        # Of what the hosts have, or of what a hypervisor makes of it.
         cdef list xmls = items_argument(xml_cpus, "xml_cpus", "str")
-        cdef const char *c_emulator = optional_text_argument(emulator, "emulator")
-        cdef const char *c_arch = optional_text_argument(arch, "arch")
-        cdef const char *c_machine = optional_text_argument(machine, "machine")
-        cdef const char *c_virttype = optional_text_argument(virttype, "virttype")
         cdef unsigned int c_flags = uint_argument(flags, "flags")
         cdef unsigned int count = len(xmls)
         cdef const char **c_xmls = texts_argument(xmls, "xml_cpus")
@@ -1141,10 +1146,15 @@ cdef class Connection:
             handle = self.enter()
             try:
                 with nogil:
-                    result = lib.virConnectBaselineHypervisorCPU(
-                        handle, c_emulator, c_arch, c_machine, c_virttype, c_xmls, count, c_flags)
+                    if hypervisor is NULL:
+                        result = lib.virConnectBaselineCPU(handle, c_xmls, count, c_flags)
+                    else:
+                        result = lib.virConnectBaselineHypervisorCPU(
+                            handle, hypervisor.emulator, hypervisor.arch, hypervisor.machine,
+                            hypervisor.virttype, c_xmls, count, c_flags)
                 if result is NULL:
-                    raise last_error(handle, "virConnectBaselineHypervisorCPU")
+                    raise last_error(handle, "virConnectBaselineCPU" if hypervisor is NULL else
+                                     "virConnectBaselineHypervisorCPU")
                 return owned_text(result)
             finally:
                 self.leave()
@@ -1605,27 +1615,8 @@ cdef class Connection:
         -----
         ``virNodeSetMemoryParameters``, since libvirt 0.10.2; 2 round trips.
         """
-        cdef list wanted = memory_settings(parameters)
-        cdef unsigned int c_flags = uint_argument(flags, "flags")
-        cdef lib.virTypedParameterPtr c_parameters = NULL
-        cdef int count = 0
-        cdef int room = 0
-        cdef int result
-        cdef lib.virConnectPtr handle
-        try:
-            for name, type_name, value in wanted:
-                add_typed_parameter(&c_parameters, &count, &room, name, type_name, value,
-                                    "parameters")
-            handle = self.enter()
-            try:
-                with nogil:
-                    result = lib.virNodeSetMemoryParameters(handle, c_parameters, count, c_flags)
-                if result < 0:
-                    raise last_error(handle, "virNodeSetMemoryParameters")
-            finally:
-                self.leave()
-        finally:
-            lib.virTypedParamsFree(c_parameters, count)
+        self.set_parameters(lib.virNodeSetMemoryParameters, "virNodeSetMemoryParameters",
+                            memory_settings(parameters), flags)
 
     def sev_info(self, flags=0):
         """Return what the host offers for AMD's Secure Encrypted Virtualization (SEV).
@@ -1756,9 +1747,7 @@ cdef class Connection:
                 for i in range(len(page_sizes)):
                     readings.pages.sizes[i] = page_sizes[i]
         readings.wanted = wanted
-        readings.cells = self.learned.cells()
-        for i in range(SOURCES):
-            readings.counts[i] = self.learned.field_count(<Source>i)
+        self.learned.prepare(readings)
         with nogil:
             read_all(handle, readings)
         if readings.cells >= 0:

@@ -28,7 +28,8 @@ cdef class Learned:
     cdef str host_uri
 
     cdef FieldLayout known_layout(self, Source source)
-    cdef int field_count(self, Source source) except -1
+    cdef int field_count(self, Source source) noexcept
+    cdef void prepare(self, Readings *readings) noexcept
     cdef FieldLayout layout(self, Source source, const lib.virNodeCPUStats *reading, int count)
     cdef int cells(self) noexcept
     cdef void learn_cells(self, int cells) noexcept

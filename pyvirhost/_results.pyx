@@ -177,6 +177,10 @@ cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count
 cdef FieldLayout NO_FIELDS = layout_of((), "")
 
 
+cdef inline int known_count(FieldLayout layout) noexcept:
+    return 0 if layout is None else <int>layout.count
+
+
 cdef tuple UNITS = ("ns", "KiB", "KiB")
 
 
@@ -199,9 +203,16 @@ cdef class Learned:
                 layout = self.cell_memory
         return layout
 
-    cdef int field_count(self, Source source) except -1:
-        cdef FieldLayout layout = self.known_layout(source)
-        return 0 if layout is None else <int>layout.count
+    cdef int field_count(self, Source source) noexcept:
+        return known_count(self.known_layout(source))
+
+    cdef void prepare(self, Readings *readings) noexcept:
+        # With what need not be asked again.
+        with cython.critical_section(self):
+            readings.cells = self.cell_count
+            readings.counts[<int>CPU] = known_count(self.cpu)
+            readings.counts[<int>HOST_MEMORY] = known_count(self.host_memory)
+            readings.counts[<int>CELL_MEMORY] = known_count(self.cell_memory)
 
     cdef FieldLayout layout(self, Source source, const lib.virNodeCPUStats *reading, int count):
         # The layout of a reading, which is learned.
@@ -1468,7 +1479,24 @@ def _restore_snapshot(str uri, wanted, read, double began, began_ns, took_ns, fr
 
 # ---- versions and the security model ------------------------------------------------------------
 
-class Version(tuple):
+class Record(tuple):
+    """A named tuple whose names are its ``__match_args__``."""
+
+    __slots__ = ()
+
+    def __getnewargs__(self):
+        return tuple(self)
+
+    def __repr__(self):
+        parts = ", ".join([f"{name}={part!r}" for name, part in self.to_dict().items()])
+        return f"{type(self).__name__}({parts})"
+
+    def to_dict(self):
+        """Return the parts as a dict."""
+        return dict(zip(self.__match_args__, self))
+
+
+class Version(Record):
     """A version of libvirt or of a hypervisor: a named tuple of major, minor and release.
 
     Ordered, also against plain tuples; ``int()`` gives C's number, as in ``9000000`` for 9.0.0.
@@ -1481,18 +1509,8 @@ class Version(tuple):
     def __new__(cls, major, minor, release):
         return tuple.__new__(cls, (major, minor, release))
 
-    def __getnewargs__(self):
-        return tuple(self)
-
-    def to_dict(self):
-        """Return the parts as a dict."""
-        return dict(zip(self.__match_args__, self))
-
     def __int__(self):
         return self.major * 1_000_000 + self.minor * 1_000 + self.release
-
-    def __repr__(self):
-        return f"Version(major={self.major}, minor={self.minor}, release={self.release})"
 
     def __str__(self):
         return f"{self.major}.{self.minor}.{self.release}"
@@ -1517,7 +1535,7 @@ cdef object new_version(unsigned long number):
     return Version(number // 1_000_000, number // 1_000 % 1_000, number % 1_000)
 
 
-class SecurityModel(tuple):
+class SecurityModel(Record):
     """The host's security driver: a named tuple of model and doi.
 
     ``model`` is the driver's name, such as ``"selinux"`` or ``"apparmor"``, and empty where there
@@ -1530,16 +1548,6 @@ class SecurityModel(tuple):
 
     def __new__(cls, str model, str doi):
         return tuple.__new__(cls, (model, doi))
-
-    def __getnewargs__(self):
-        return tuple(self)
-
-    def to_dict(self):
-        """Return the parts as a dict."""
-        return dict(zip(self.__match_args__, self))
-
-    def __repr__(self):
-        return f"SecurityModel(model={self.model!r}, doi={self.doi!r})"
 
     @property
     def model(self):
