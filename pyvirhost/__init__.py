@@ -20,8 +20,8 @@ _MODULES = {
     ),
     "_events": ("EventLoop",),
     "_results": (
-        "ALL", "CPUMap", "CellsFreeMemory", "HostSnapshot", "NodeInfo", "PRIORITY", "PageCounts",
-        "SecurityModel", "StatsArray", "StatsTable", "TypedParameters", "Version",
+        "ALL", "CPUMap", "CPUStats", "CellsFreeMemory", "HostSnapshot", "MemoryStats", "NodeInfo",
+        "PRIORITY", "PageCounts", "SecurityModel", "StatsTable", "TypedParameters", "Version",
     ),
     "auth": ("Credential", "DEFAULT_AUTH", "PasswordAuth"),
     "constants": (

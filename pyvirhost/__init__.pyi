@@ -20,11 +20,12 @@ from pyvirhost._results import ALL as ALL
 from pyvirhost._results import PRIORITY as PRIORITY
 from pyvirhost._results import CellsFreeMemory as CellsFreeMemory
 from pyvirhost._results import CPUMap as CPUMap
+from pyvirhost._results import CPUStats as CPUStats
 from pyvirhost._results import HostSnapshot as HostSnapshot
+from pyvirhost._results import MemoryStats as MemoryStats
 from pyvirhost._results import NodeInfo as NodeInfo
 from pyvirhost._results import PageCounts as PageCounts
 from pyvirhost._results import SecurityModel as SecurityModel
-from pyvirhost._results import StatsArray as StatsArray
 from pyvirhost._results import StatsTable as StatsTable
 from pyvirhost._results import TypedParameters as TypedParameters
 from pyvirhost._results import Version as Version
@@ -70,6 +71,7 @@ __all__ = [
     "CPUIncompatibleError",
     "CPUMap",
     "CPURates",
+    "CPUStats",
     "CellsFreeMemory",
     "CloseReason",
     "CompareCPUFlags",
@@ -89,6 +91,7 @@ __all__ = [
     "HostSnapshot",
     "InvalidArgumentError",
     "LibvirtError",
+    "MemoryStats",
     "NodeInfo",
     "NodeSuspendTarget",
     "NotSupportedError",
@@ -98,7 +101,6 @@ __all__ = [
     "Poller",
     "Sample",
     "SecurityModel",
-    "StatsArray",
     "StatsTable",
     "TypedParameters",
     "Version",

@@ -5,11 +5,12 @@ from typing import Final, Never, NoReturn, Self, SupportsIndex, final
 from pyvirhost._results import (
     CellsFreeMemory,
     CPUMap,
+    CPUStats,
     HostSnapshot,
+    MemoryStats,
     NodeInfo,
     PageCounts,
     SecurityModel,
-    StatsArray,
     StatsTable,
     TypedParameters,
     Version,
@@ -104,13 +105,17 @@ class Connection:
     def node_info(self) -> NodeInfo: ...
     def cpu_map(self, flags: SupportsIndex = 0) -> CPUMap: ...
     def cpu_stats(
-        self, cpu: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: StatsArray | None = None
-    ) -> StatsArray: ...
-    def per_cpu_stats(self, *, out: StatsTable | None = None) -> StatsTable: ...
+        self, cpu: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: CPUStats | None = None
+    ) -> CPUStats: ...
+    def per_cpu_stats(
+        self, *, out: StatsTable[CPUStats] | None = None
+    ) -> StatsTable[CPUStats]: ...
     def memory_stats(
-        self, cell: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: StatsArray | None = None
-    ) -> StatsArray: ...
-    def per_cell_memory_stats(self, *, out: StatsTable | None = None) -> StatsTable: ...
+        self, cell: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: MemoryStats | None = None
+    ) -> MemoryStats: ...
+    def per_cell_memory_stats(
+        self, *, out: StatsTable[MemoryStats] | None = None
+    ) -> StatsTable[MemoryStats]: ...
     def free_memory(self) -> int: ...
     def cells_free_memory(
         self, start_cell: SupportsIndex = 0, max_cells: SupportsIndex | None = None

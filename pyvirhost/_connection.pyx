@@ -27,10 +27,10 @@ from pyvirhost._readings cimport (
     count_cells, free_readings, free_table, new_table, read_all, read_cells, read_cpu_map,
     read_online_cpus, read_pages, read_stats)
 from pyvirhost._results cimport (
-    HostSnapshot, Learned, StatsArray, StatsTable, TypedParameters, add_typed_parameter,
-    check_out, field_bits, fill_snapshot, new_cells_free_memory, new_cpu_map, new_node_info,
-    new_page_counts, new_security_model, new_snapshot, new_stats_array, new_stats_table,
-    new_typed_parameters, new_version)
+    CPUStats, HostSnapshot, Learned, MemoryStats, Stats, StatsTable, TypedParameters,
+    add_typed_parameter, check_out, field_bits, fill_snapshot, new_cells_free_memory,
+    new_cpu_map, new_node_info, new_page_counts, new_security_model, new_snapshot, new_stats,
+    new_stats_table, new_typed_parameters, new_version)
 
 from pyvirhost._errors import (ConnectionLostError, InvalidArgumentError, LibvirtError,
                                NotSupportedError)
@@ -1219,7 +1219,7 @@ cdef class Connection:
             free(cpus.bits)
             self.leave()
 
-    def cpu_stats(self, cpu=-1, flags=0, *, StatsArray out=None):
+    def cpu_stats(self, cpu=-1, flags=0, *, CPUStats out=None):
         """Return the time that CPUs spent in each mode since the host booted.
 
         Parameters
@@ -1228,12 +1228,12 @@ cdef class Connection:
             The number of one CPU, or `ALL_CPUS` for the sum over all.
         flags : int, default 0
             libvirt defines none yet.
-        out : StatsArray, optional
+        out : CPUStats, optional
             An earlier reading of the same kind, to be overwritten instead of making a new one.
 
         Returns
         -------
-        StatsArray
+        CPUStats
             In ns, shape ``(fields,)``, dtype uint64; `out` where it is given.
 
         Raises
@@ -1291,7 +1291,7 @@ cdef class Connection:
 
     # ---- memory ----
 
-    def memory_stats(self, cell=-1, flags=0, *, StatsArray out=None):
+    def memory_stats(self, cell=-1, flags=0, *, MemoryStats out=None):
         """Return how the memory of the host or of one NUMA cell is used.
 
         Parameters
@@ -1300,12 +1300,12 @@ cdef class Connection:
             The number of one NUMA cell, or `ALL_CELLS` for the host.
         flags : int, default 0
             libvirt defines none yet.
-        out : StatsArray, optional
+        out : MemoryStats, optional
             An earlier reading of the same kind, to be overwritten instead of making a new one.
 
         Returns
         -------
-        StatsArray
+        MemoryStats
             In KiB, shape ``(fields,)``, dtype uint64; `out` where it is given. A cell has fewer
             fields than the host.
 
@@ -1818,7 +1818,7 @@ cdef class Connection:
 
     # ---- statistics and cells, learned once ----
 
-    cdef StatsArray stats(self, Source source, int number, unsigned int flags, StatsArray out):
+    cdef Stats stats(self, Source source, int number, unsigned int flags, Stats out):
         cdef lib.virNodeCPUStats reading[MAX_FIELDS]
         cdef int count = self.learned.field_count(source)
         cdef lib.virConnectPtr handle = self.enter()
@@ -1831,7 +1831,7 @@ cdef class Connection:
                     handle, "virNodeGetCPUStats" if source == CPU else "virNodeGetMemoryStats")
         finally:
             self.leave()
-        return new_stats_array(self.learned.layout(source, reading, count), reading, out)
+        return new_stats(self.learned.layout(source, reading, count), reading, out)
 
     cdef StatsTable table(self, Source source, const Table *table, StatsTable out):
         return new_stats_table(

@@ -47,9 +47,17 @@ cdef class NodeInfo:
     cdef lib.virNodeInfo info
 
 
-cdef class StatsArray(ReadOnlyMapping):
+cdef class Stats(ReadOnlyMapping):
     cdef FieldLayout layout
     cdef unsigned long long *values
+
+
+cdef class CPUStats(Stats):
+    pass
+
+
+cdef class MemoryStats(Stats):
+    pass
 
 
 cdef class StatsTable(ReadOnlyMapping):
@@ -96,10 +104,10 @@ cdef class HostSnapshot:
     cdef unsigned int wanted
     cdef unsigned int read
     cdef NodeInfo info
-    cdef StatsArray cpu
+    cdef CPUStats cpu
     cdef CPUMap cpus
     cdef StatsTable cpu_table
-    cdef StatsArray memory
+    cdef MemoryStats memory
     cdef unsigned long long free
     cdef CellsFreeMemory cells_free
     cdef StatsTable cell_table
@@ -112,8 +120,7 @@ cdef class HostSnapshot:
 
 
 cdef NodeInfo new_node_info(const lib.virNodeInfo *info)
-cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *reading,
-                                StatsArray out)
+cdef Stats new_stats(FieldLayout layout, const lib.virNodeCPUStats *reading, Stats out)
 cdef StatsTable new_stats_table(FieldLayout layout, const Table *table, StatsTable out)
 cdef CPUMap new_cpu_map(OnlineCPUs *cpus)
 cdef unsigned int field_bits(object fields) except? 0xffffffff

@@ -30,6 +30,8 @@ from bisect import bisect_left
 
 from pyvirhost._errors import LibvirtError
 
+GenericAlias = type(list[int])  # of types, without loading it
+
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
@@ -72,12 +74,17 @@ cdef unsigned long long *copied_values(const unsigned long long *values,
     return copy
 
 
+cdef int fill_pickled(unsigned long long *values, tuple numbers) except -1:
+    cdef Py_ssize_t i
+    for i in range(len(numbers)):
+        values[i] = PyNumber_Index(numbers[i])
+    return 0
+
+
 cdef unsigned long long *pickled_values(tuple numbers) except NULL:
     cdef unsigned long long *values = new_values(len(numbers))
-    cdef Py_ssize_t i
     try:
-        for i in range(len(numbers)):
-            values[i] = PyNumber_Index(numbers[i])
+        fill_pickled(values, numbers)
     except BaseException:
         PyMem_Free(values)
         raise
@@ -120,6 +127,9 @@ cdef object made_elsewhere(object self, str maker):
     return TypeError(f"{type(self).__name__} can't be made by hand, {maker} returns it")
 
 
+cdef tuple UNITS = ("ns", "KiB", "KiB")  # by `Source`
+
+
 @cython.final
 @cython.no_gc
 cdef class FieldLayout:
@@ -149,6 +159,8 @@ cdef FieldLayout layout_of(tuple names, str unit):
     cdef FieldLayout layout = FieldLayout.__new__(FieldLayout)
     cdef Py_ssize_t i
     cdef Py_ssize_t size = 0
+    if unit not in UNITS:
+        raise ValueError(f"no unit of a reading: {unit!r}")
     if len(names) > MAX_FIELDS:
         raise ValueError(f"a reading has at most {MAX_FIELDS} fields, not {len(names)}")
     layout.c_names = <FieldName *>PyMem_Malloc(max(len(names), 1) * sizeof(FieldName))
@@ -174,14 +186,11 @@ cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count
         unit)
 
 
-cdef FieldLayout NO_FIELDS = layout_of((), "")
+cdef FieldLayout NO_FIELDS = layout_of((), "ns")
 
 
 cdef inline int known_count(FieldLayout layout) noexcept:
     return 0 if layout is None else <int>layout.count
-
-
-cdef tuple UNITS = ("ns", "KiB", "KiB")
 
 
 @cython.final
@@ -376,6 +385,11 @@ cdef class NodeInfo:
         return self.info.threads
 
     @property
+    def memory_bytes(self):
+        """The host's memory in bytes: int."""
+        return self.memory * 1024
+
+    @property
     def max_cpus(self):
         """How many CPUs the layout has room for, online or not: int (``VIR_NODEINFO_MAXCPUS``)."""
         return self.nodes * self.sockets * self.cores * self.threads
@@ -406,23 +420,12 @@ def _restore_node_info(bytes model not None, memory, cpus, mhz, nodes, sockets, 
 
 # ---- statistics ---------------------------------------------------------------------------------
 
-@cython.final
 @cython.no_gc
-cdef class StatsArray(ReadOnlyMapping):
-    """One reading of a host's counters: a mapping of field to int, and a buffer.
-
-    `Connection.cpu_stats` and `Connection.memory_stats` return it. The fields are those the server
-    reports, in its order. As a buffer: read-only, shape ``(fields,)``, dtype uint64.
-
-    A reading that is passed as ``out=`` again changes in place, also under its buffers; it is
-    therefore not hashable.
-    """
+cdef class Stats(ReadOnlyMapping):
+    """One reading of a host's counters; its kinds are `CPUStats` and `MemoryStats`."""
 
     def __cinit__(self):
         self.layout = NO_FIELDS
-
-    def __init__(self, *args, **kwargs):
-        raise made_elsewhere(self, "Connection.cpu_stats() or memory_stats()")
 
     def __dealloc__(self):
         PyMem_Free(self.values)
@@ -448,20 +451,16 @@ cdef class StatsArray(ReadOnlyMapping):
                                  f"server reports {', '.join(self.layout.names)}") from None
 
     def __eq__(self, other):
-        if isinstance(other, StatsArray):
-            return (self.fields, self.unit) == (other.fields, other.unit) and same_values(
-                self.values, (<StatsArray>other).values, self.layout.count)
+        if isinstance(other, Stats):
+            return type(self) is type(other) and self.fields == other.fields and same_values(
+                self.values, (<Stats>other).values, self.layout.count)
         if isinstance(other, dict):
             return self.to_dict() == other
         return NotImplemented
 
     def __repr__(self):
         fields = ", ".join([f"{name}={value}" for name, value in self.items()])
-        return f"<StatsArray in {self.unit}: {fields}>"
-
-    def __reduce__(self):
-        return _restore_stats_array, (
-            self.fields, self.unit, python_numbers(self.values, self.layout.count))
+        return f"<{type(self).__name__} in {self.unit}: {fields}>"
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 1,
@@ -472,69 +471,122 @@ cdef class StatsArray(ReadOnlyMapping):
         """The names of the fields, in the server's order: tuple of str."""
         return self.layout.names
 
+
+@cython.final
+@cython.no_gc
+cdef class CPUStats(Stats):
+    """The time that CPUs spent in each mode since boot: a mapping of field to ns, and a buffer.
+
+    `Connection.cpu_stats` returns it. The fields are those that the server reports, in its order;
+    each is an attribute, too. As a buffer: read-only, shape ``(fields,)``, dtype uint64.
+
+    A reading that is passed as ``out=`` again changes in place, also under its buffers; it is
+    therefore not hashable.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.cpu_stats()")
+
+    def __reduce__(self):
+        return _restore_cpu_stats, (
+            self.fields, python_numbers(self.values, self.layout.count))
+
+    def in_seconds(self):
+        """Return a dict of field to seconds, without `utilization`, which is no time."""
+        return {field: time / 1e9 for field, time in self.items() if field != "utilization"}
+
     @property
     def unit(self):
-        """The unit of the values, ``"ns"`` or ``"KiB"`` (`utilization` is in percent): str."""
-        return self.layout.unit
+        """The unit of the values, ``"ns"`` (but `utilization` is in percent): str."""
+        return "ns"
 
     @property
     def kernel(self):
-        """Time in the kernel since boot, in ns: int, or None where it is not reported."""
+        """Time in the kernel, in ns: int, or None if not reported."""
         return self.get("kernel")
 
     @property
     def user(self):
-        """Time in user space since boot, in ns: int, or None where it is not reported."""
+        """Time in user space, guests included, in ns: int, or None if not reported."""
         return self.get("user")
 
     @property
     def idle(self):
-        """Idle time since boot, in ns: int, or None where it is not reported."""
+        """Idle time, in ns: int, or None if not reported."""
         return self.get("idle")
 
     @property
     def iowait(self):
-        """Time waiting for I/O since boot, in ns: int, or None where it is not reported."""
+        """Time spent waiting for I/O, in ns: int, or None if not reported."""
         return self.get("iowait")
 
     @property
     def intr(self):
-        """Time in interrupts since boot, in ns: int, or None where it is not reported."""
+        """Time spent handling interrupts, in ns: int, or None if not reported."""
         return self.get("intr")
 
     @property
     def guest(self):
-        """Time running guests since boot, in ns: int, or None where it is not reported."""
+        """Time running guests, in ns: int, or None if not reported."""
         return self.get("guest")
 
     @property
     def utilization(self):
-        """Share of time in use, in percent: int, or None where it is not reported."""
+        """How busy the CPUs are, in percent: int, or None if not reported."""
         return self.get("utilization")
+
+
+@cython.final
+@cython.no_gc
+cdef class MemoryStats(Stats):
+    """How memory is used: a mapping of field to KiB, and a buffer.
+
+    `Connection.memory_stats` returns it. The fields are those that the server reports, in its
+    order; each is an attribute, too. As a buffer: read-only, shape ``(fields,)``, dtype uint64.
+
+    A reading that is passed as ``out=`` again changes in place, also under its buffers; it is
+    therefore not hashable.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.memory_stats()")
+
+    def __reduce__(self):
+        return _restore_memory_stats, (
+            self.fields, python_numbers(self.values, self.layout.count))
+
+    def in_bytes(self):
+        """Return a dict of field to bytes."""
+        return {field: size * 1024 for field, size in self.items()}
+
+    @property
+    def unit(self):
+        """The unit of the values, ``"KiB"``: str."""
+        return "KiB"
 
     @property
     def total(self):
-        """All memory, in KiB: int, or None where it is not reported."""
+        """All memory, in KiB: int, or None if not reported."""
         return self.get("total")
 
     @property
     def free(self):
-        """Memory not in use, in KiB: int, or None where it is not reported."""
+        """Unused memory, in KiB: int, or None if not reported."""
         return self.get("free")
 
     @property
     def buffers(self):
-        """Memory in kernel buffers, in KiB: int, or None where it is not reported."""
+        """Memory in kernel buffers, in KiB: int, or None if not reported."""
         return self.get("buffers")
 
     @property
     def cached(self):
-        """Memory in the page cache, in KiB: int, or None where it is not reported."""
+        """Memory in the page cache, in KiB: int, or None if not reported."""
         return self.get("cached")
 
     @property
     def available(self):
-        """Memory that programs could have without swapping, in KiB: int, or None as above."""
+        """Memory that programs can get without swapping, in KiB: int, or None if not reported."""
         return self.get("available")
 
 
@@ -543,14 +595,19 @@ cdef bint same_values(const unsigned long long *one, const unsigned long long *o
     return count == 0 or memcmp(one, other, count * UINT64_SIZE) == 0
 
 
-cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *reading,
-                                StatsArray out):
+cdef Stats empty_stats(FieldLayout layout):
+    cdef Stats result = CPUStats.__new__(CPUStats) if layout.unit == "ns" else (
+        MemoryStats.__new__(MemoryStats))
+    result.values = new_values(layout.count)
+    result.layout = layout
+    return result
+
+
+cdef Stats new_stats(FieldLayout layout, const lib.virNodeCPUStats *reading, Stats out):
     # `out` where there is one.
     cdef Py_ssize_t i
     if out is None:
-        out = StatsArray.__new__(StatsArray)
-        out.values = new_values(layout.count)
-        out.layout = layout
+        out = empty_stats(layout)
     else:
         check_same_fields(out.layout, layout)
     for i in range(layout.count):
@@ -558,17 +615,15 @@ cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *r
     return out
 
 
-cdef StatsArray stats_like(StatsArray out, FieldLayout layout,
-                           const lib.virNodeCPUStats *reading):
+cdef Stats stats_like(Stats out, FieldLayout layout, const lib.virNodeCPUStats *reading):
     # `out` where it fits.
-    return new_stats_array(layout, reading, out if (
+    return new_stats(layout, reading, out if (
         out is not None and out.layout is layout) else None)
 
 
-cdef StatsArray stats_row(FieldLayout layout, const unsigned long long *values):
-    cdef StatsArray result = StatsArray.__new__(StatsArray)
-    result.values = copied_values(values, layout.count)
-    result.layout = layout
+cdef Stats stats_row(FieldLayout layout, const unsigned long long *values):
+    cdef Stats result = empty_stats(layout)
+    memcpy(result.values, values, layout.count * UINT64_SIZE)
     return result
 
 
@@ -579,25 +634,38 @@ cdef int check_same_fields(FieldLayout out, FieldLayout layout) except -1:
     return 0
 
 
-def _restore_stats_array(tuple fields not None, str unit not None, tuple values not None):
-    cdef StatsArray result = StatsArray.__new__(StatsArray)
-    cdef FieldLayout layout = layout_of(fields, unit)
+cdef Stats restored_stats(FieldLayout layout, tuple values):
+    cdef Stats result = empty_stats(layout)
     if len(values) != layout.count:
         raise ValueError(f"{len(values)} values for {layout.count} fields")
-    result.values = pickled_values(values)
-    result.layout = layout
+    fill_pickled(result.values, values)
     return result
+
+
+def _restore_cpu_stats(tuple fields not None, tuple values not None):
+    return restored_stats(layout_of(fields, "ns"), values)
+
+
+def _restore_memory_stats(tuple fields not None, tuple values not None):
+    return restored_stats(layout_of(fields, "KiB"), values)
 
 
 @cython.final
 @cython.no_gc
 cdef class StatsTable(ReadOnlyMapping):
-    """One reading per CPU or per NUMA cell: a mapping of its number to a `StatsArray`.
+    """A reading for each CPU or NUMA cell: a mapping of its number to `CPUStats` or `MemoryStats`.
 
     `Connection.per_cpu_stats` and `Connection.per_cell_memory_stats` return it. As a buffer:
-    read-only, C-contiguous, shape ``(len(index), len(fields))``, dtype uint64. Changes in place,
-    and only then, when it is passed as ``out=``.
+    read-only, C-contiguous, shape ``(len(index), len(fields))``, dtype uint64.
+
+    A table that is passed as ``out=`` again changes in place, also under its buffers; it is
+    therefore not hashable.
     """
+
+    @classmethod
+    def __class_getitem__(cls, row):
+        # For annotations: StatsTable[CPUStats].
+        return GenericAlias(cls, row)
 
     def __cinit__(self):
         self.layout = NO_FIELDS
@@ -1155,7 +1223,9 @@ cdef int add_typed_parameter(lib.virTypedParameterPtr *parameters, int *count, i
 
 # The patterns of `match` go by this flag, which Cython 3.2 has no directive for.
 match_as_mapping(ReadOnlyMapping)
-match_as_mapping(StatsArray)
+match_as_mapping(Stats)
+match_as_mapping(CPUStats)
+match_as_mapping(MemoryStats)
 match_as_mapping(StatsTable)
 match_as_mapping(TypedParameters)
 
@@ -1287,7 +1357,7 @@ cdef class HostSnapshot:
     @property
     @cython.critical_section
     def cpu_stats(self):
-        """The time that all CPUs together spent in each mode, in ns: `StatsArray` or None."""
+        """The time that all CPUs together spent in each mode, in ns: `CPUStats` or None."""
         return self.cpu
 
     @property
@@ -1305,7 +1375,7 @@ cdef class HostSnapshot:
     @property
     @cython.critical_section
     def memory_stats(self):
-        """How the host's memory is used, in KiB: `StatsArray` or None."""
+        """How the host's memory is used, in KiB: `MemoryStats` or None."""
         return self.memory
 
     @property
@@ -1377,7 +1447,8 @@ cdef int check_out(HostSnapshot out, Learned source, unsigned int wanted,
 cdef int fill_snapshot(HostSnapshot snapshot, Readings *readings, dict failures) except -1:
     # What the snapshot has already is used again where it fits.
     cdef NodeInfo info
-    cdef StatsArray cpu, memory
+    cdef CPUStats cpu
+    cdef MemoryStats memory
     cdef StatsTable cpu_table, cell_table
     cdef CPUMap cpus = None
     cdef CellsFreeMemory cells_free = None
@@ -1400,9 +1471,10 @@ cdef int fill_snapshot(HostSnapshot snapshot, Readings *readings, dict failures)
         cpu_table = snapshot.cpu_table
         cell_table = snapshot.cell_table
     info = node_info_like(info, &readings.info) if has(good, NODE_INFO) else None
-    cpu = stats_like(cpu, learned.layout(CPU, readings.cpu, readings.counts[<int>CPU]),
-                     readings.cpu) if has(good, CPU_STATS) else None
-    memory = stats_like(
+    cpu = <CPUStats>stats_like(
+        cpu, learned.layout(CPU, readings.cpu, readings.counts[<int>CPU]),
+        readings.cpu) if has(good, CPU_STATS) else None
+    memory = <MemoryStats>stats_like(
         memory,
         learned.layout(HOST_MEMORY, readings.memory, readings.counts[<int>HOST_MEMORY]),
         readings.memory) if has(good, MEMORY_STATS) else None

@@ -5,11 +5,12 @@ from typing import SupportsIndex
 from pyvirhost._results import (
     CellsFreeMemory,
     CPUMap,
+    CPUStats,
     HostSnapshot,
+    MemoryStats,
     NodeInfo,
     PageCounts,
     SecurityModel,
-    StatsArray,
     StatsTable,
     TypedParameters,
     Version,
@@ -89,13 +90,17 @@ class Connection:
     async def node_info(self) -> NodeInfo: ...
     async def cpu_map(self, flags: SupportsIndex = 0) -> CPUMap: ...
     async def cpu_stats(
-        self, cpu: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: StatsArray | None = None
-    ) -> StatsArray: ...
-    async def per_cpu_stats(self, *, out: StatsTable | None = None) -> StatsTable: ...
+        self, cpu: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: CPUStats | None = None
+    ) -> CPUStats: ...
+    async def per_cpu_stats(
+        self, *, out: StatsTable[CPUStats] | None = None
+    ) -> StatsTable[CPUStats]: ...
     async def memory_stats(
-        self, cell: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: StatsArray | None = None
-    ) -> StatsArray: ...
-    async def per_cell_memory_stats(self, *, out: StatsTable | None = None) -> StatsTable: ...
+        self, cell: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: MemoryStats | None = None
+    ) -> MemoryStats: ...
+    async def per_cell_memory_stats(
+        self, *, out: StatsTable[MemoryStats] | None = None
+    ) -> StatsTable[MemoryStats]: ...
     async def free_memory(self) -> int: ...
     async def cells_free_memory(
         self, start_cell: SupportsIndex = 0, max_cells: SupportsIndex | None = None

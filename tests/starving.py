@@ -119,7 +119,8 @@ def operations_on(result):
     for method in ("__iter__", "keys", "values", "items"):
         if hasattr(kind, method):
             yield method, lambda method=method: list(getattr(kind, method)(result))
-    if kind.__name__ in ("StatsArray", "StatsTable", "CPUMap", "CellsFreeMemory", "PageCounts"):
+    if kind.__name__ in ("CPUStats", "MemoryStats", "StatsTable", "CPUMap", "CellsFreeMemory",
+                         "PageCounts"):
         yield "memoryview", lambda: memoryview(result).tolist()
     for key in (0, "user", (1, 4), "b", -1, slice(None)):
         try:

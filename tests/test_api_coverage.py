@@ -27,8 +27,8 @@ SAME = {"virConnectOpen": "virConnectOpenAuth", "virConnectOpenReadOnly": "virCo
 # C struct -> the type whose attributes are its members, by other names where they are many values
 STRUCTS = {
     "virNodeInfo": (pyvirhost.NodeInfo, {}),
-    "virNodeCPUStats": (pyvirhost.StatsArray, {"field": "fields", "value": "values"}),
-    "virNodeMemoryStats": (pyvirhost.StatsArray, {"field": "fields", "value": "values"}),
+    "virNodeCPUStats": (pyvirhost.CPUStats, {"field": "fields", "value": "values"}),
+    "virNodeMemoryStats": (pyvirhost.MemoryStats, {"field": "fields", "value": "values"}),
     "virSecurityModel": (pyvirhost.SecurityModel, {}),
     "virConnectCredential": (pyvirhost.Credential, {"defresult": "default"}),
 }

@@ -43,14 +43,15 @@ def results(daemon):
 def buffers(results):
     return [result for result in results
             if type(result).__name__ in
-            ("StatsArray", "StatsTable", "CPUMap", "CellsFreeMemory", "PageCounts")]
+            ("CPUStats", "MemoryStats", "StatsTable", "CPUMap", "CellsFreeMemory",
+             "PageCounts")]
 
 
 def test_there_is_one_of_each(results):
     names = {type(result).__name__ for result in results}
     assert names == {
-        "NodeInfo", "CPUMap", "StatsArray", "StatsTable", "CellsFreeMemory", "PageCounts",
-        "TypedParameters", "Version", "SecurityModel"}
+        "NodeInfo", "CPUMap", "CPUStats", "MemoryStats", "StatsTable", "CellsFreeMemory",
+        "PageCounts", "TypedParameters", "Version", "SecurityModel"}
 
 
 def test_results_pickle_copy_and_compare(results):
@@ -132,7 +133,7 @@ def test_to_dict_speaks_of_every_value(results):
 
 def expected_buffer(result):
     """The format, shape and flat values that a result's buffer must have."""
-    if isinstance(result, pyvirhost.StatsArray):
+    if isinstance(result, (pyvirhost.CPUStats, pyvirhost.MemoryStats)):
         return "Q", (len(result),), list(result.values())
     if isinstance(result, pyvirhost.StatsTable):
         values = [value for row in result.values() for value in row.values()]
@@ -249,7 +250,7 @@ def test_buffers_need_no_numpy(connection):
 
 # ---- each type's own ways ----
 
-def test_stats_array_is_a_mapping_with_attributes(connection):
+def test_stats_are_a_mapping_with_attributes(connection):
     stats = connection.cpu_stats()
     assert isinstance(stats, Mapping)
     assert stats.fields == tuple(stats) == tuple(stats.keys())
@@ -259,7 +260,8 @@ def test_stats_array_is_a_mapping_with_attributes(connection):
     assert None not in stats
     assert stats.get("steal", 7) == 7
     assert stats.intr is None
-    assert stats.total is None
+    with pytest.raises(KeyError, match="intr"):
+        stats["intr"]
     with pytest.raises(KeyError, match="steal"):
         stats["steal"]
     with pytest.raises(AttributeError, match="'steal'; the server reports user, kernel"):
@@ -269,10 +271,55 @@ def test_stats_array_is_a_mapping_with_attributes(connection):
     assert {**stats} == stats.to_dict()
 
 
+CPU_FIELDS = ("kernel", "user", "idle", "iowait", "intr", "guest", "utilization")
+MEMORY_FIELDS = ("total", "free", "buffers", "cached", "available")
+
+
+def test_stats_have_the_fields_of_their_own_kind_only(qemu):
+    for stats, own, other in ((qemu.cpu_stats(), CPU_FIELDS, MEMORY_FIELDS),
+                              (qemu.memory_stats(), MEMORY_FIELDS, CPU_FIELDS),
+                              (qemu.per_cpu_stats()[0], CPU_FIELDS, MEMORY_FIELDS),
+                              (qemu.per_cell_memory_stats()[0], MEMORY_FIELDS, CPU_FIELDS)):
+        assert {field: getattr(stats, field) for field in own} == {
+            **dict.fromkeys(own), **stats.to_dict()}
+        for field in other:
+            with pytest.raises(AttributeError, match=f"Stats has no field or attribute '{field}'"):
+                getattr(stats, field)
+
+
+def test_the_rows_of_a_table_are_what_one_reading_is(qemu):
+    for table, one in ((qemu.per_cpu_stats(), qemu.cpu_stats(0)),
+                       (qemu.per_cell_memory_stats(), qemu.memory_stats(0))):
+        row, = {type(row) for row in table.values()}
+        assert row is type(one)
+        assert {row.unit for row in table.values()} == {one.unit} == {table.unit}
+        assert type(pickle.loads(pickle.dumps(table))[0]) is type(one)
+    assert pyvirhost.StatsTable[row].__origin__ is pyvirhost.StatsTable  # in an annotation
+
+
+def test_stats_in_base_units(connection, qemu):
+    assert connection.cpu_stats().in_seconds() == {
+        "user": 9.7974, "kernel": 34678.7234, "idle": 87.2649, "iowait": 0.7636}
+    memory = qemu.memory_stats()
+    assert memory.in_bytes() == {field: size * 1024 for field, size in memory.items()}
+    assert connection.node_info().memory_bytes == connection.node_info().memory * 1024
+
+
+def test_a_utilization_is_no_time(connection):
+    restore, _ = connection.cpu_stats().__reduce__()
+    assert restore(("utilization",), (12,)).in_seconds() == {}
+
+
+def test_equal_fields_of_another_kind_are_not_equal(qemu):
+    (cpu, _), (memory, _) = qemu.cpu_stats().__reduce__(), qemu.memory_stats().__reduce__()
+    same = ("x",), (1,)
+    assert cpu(*same) == cpu(*same) == {"x": 1}
+    assert cpu(*same) != memory(*same)
+
+
 def test_a_field_that_no_property_names_is_an_attribute_all_the_same(connection):
-    stats = connection.cpu_stats()
-    restore, (fields, unit, values) = stats.__reduce__()
-    newer = restore((*fields, "steal"), unit, (*values, 5))
+    restore, (fields, values) = connection.cpu_stats().__reduce__()
+    newer = restore((*fields, "steal"), (*values, 5))
     assert newer.steal == newer["steal"] == 5
 
 
@@ -299,8 +346,10 @@ def test_out_of_another_kind_is_refused_and_unchanged(qemu, connection):
     times, memory, cell = qemu.cpu_stats(), qemu.memory_stats(), qemu.memory_stats(0)
     tests = connection.per_cpu_stats()
     untouched = pickle.dumps((times, memory, cell, tests))
-    with pytest.raises(ValueError, match="out has the fields"):
+    with pytest.raises(TypeError, match="'out' has incorrect type"):
         qemu.cpu_stats(out=memory)
+    with pytest.raises(ValueError, match="out has the fields"):
+        qemu.per_cpu_stats(out=qemu.per_cell_memory_stats())
     with pytest.raises(ValueError, match="out has the fields"):
         qemu.memory_stats(out=cell)
     with pytest.raises(ValueError, match="out has the"):
@@ -312,7 +361,7 @@ def test_out_of_another_kind_is_refused_and_unchanged(qemu, connection):
     with pytest.raises(pyvirhost.InvalidArgumentError):
         qemu.cpu_stats(9999, out=times)
     assert pickle.dumps((times, memory, cell, tests)) == untouched
-    empty = pyvirhost.StatsArray.__new__(pyvirhost.StatsArray)
+    empty = pyvirhost.CPUStats.__new__(pyvirhost.CPUStats)
     with pytest.raises(ValueError, match="out has the fields"):
         qemu.cpu_stats(out=empty)
 
@@ -538,12 +587,12 @@ def test_pickles_hold_numbers_of_c_and_nothing_that_looks_like_them(connection):
     for wrong in ((0, 4, 2), (0, 2, 2), (0, 2, "4"), (0, 2, 2**31), (0, 2, 4.0), (0, 2, None)):
         with pytest.raises((TypeError, ValueError, OverflowError)):
             restore(wrong, *rest)
-    restore, (fields, unit, values) = connection.cpu_stats().__reduce__()
+    restore, (fields, values) = connection.cpu_stats().__reduce__()
     with pytest.raises(TypeError, match="a field's name is a str, not Text"):
-        restore((Text(fields[0]), *fields[1:]), unit, values)
+        restore((Text(fields[0]), *fields[1:]), values)
     for wrong in (1.0, "1", -1, 2**64, None):
         with pytest.raises((TypeError, OverflowError)):
-            restore(fields, unit, (wrong, *values[1:]))
+            restore(fields, (wrong, *values[1:]))
     for result in (connection.node_info(), connection.cpu_map(), connection.cells_free_memory()):
         restore, arguments = result.__reduce__()
         for position, argument in enumerate(arguments):
@@ -553,10 +602,10 @@ def test_pickles_hold_numbers_of_c_and_nothing_that_looks_like_them(connection):
 
 
 def test_names_of_pythons_own_protocols_are_no_fields(connection):
-    restore, (fields, unit, values) = connection.cpu_stats().__reduce__()
+    restore, (fields, values) = connection.cpu_stats().__reduce__()
     names = ("__deepcopy__", "__reduce_ex__", "__array_interface__", "__array_struct__",
              "__array__", "__copy__", "__len__", "__getstate__")
-    stats = restore((*fields, *names), unit, (*values, *range(len(names))))
+    stats = restore((*fields, *names), (*values, *range(len(names))))
     assert stats["__deepcopy__"] == 0
     assert not hasattr(stats, "__deepcopy__")
     with pytest.raises(AttributeError, match="no field or attribute '__copy__'"):
