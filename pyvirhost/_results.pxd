@@ -77,7 +77,7 @@ cdef class CPUMap:
     cdef bint is_online(self, int cpu) noexcept
 
 
-cdef class CellsFreeMemory:
+cdef class CellsFreeMemory(ReadOnlyMapping):
     cdef int first_cell
     cdef unsigned long long *values
     cdef Py_ssize_t cells

@@ -25,7 +25,7 @@ from pyvirhost._readings cimport (
     PER_CPU_STATS, Field, OnlineCPUs, Readings, Source, Table)
 
 # collections.abc without the rest of collections, a fifth of the time that a first reading takes.
-from _collections_abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
+from _collections_abc import ItemsView, KeysView, Mapping, Set, ValuesView
 from bisect import bisect_left
 
 from pyvirhost._errors import LibvirtError
@@ -792,12 +792,11 @@ def _restore_stats_table(tuple index not None, tuple fields not None, str unit n
 @cython.final
 @cython.no_gc
 cdef class CPUMap:
-    """Which of the host's CPUs are online: libvirt's own bitmap.
+    """The numbers of the host's online CPUs: a set of int, and libvirt's bitmap as a buffer.
 
-    `Connection.cpu_map` returns it. ``len()`` is how many CPUs are present, ``cpumap[i]`` says
-    whether CPU `i` is online, ``i in cpumap`` too (and is False past the end), iteration gives the
-    numbers of the CPUs online. As a buffer: read-only, shape ``((len + 7) // 8,)``, dtype uint8,
-    CPU `i` being bit ``i % 8`` of byte ``i // 8``.
+    `Connection.cpu_map` returns it. What a set says without changing it does so, also against other
+    sets. As a buffer: read-only, shape ``((present + 7) // 8,)``, dtype uint8, CPU `i` being bit
+    ``i % 8`` of byte ``i // 8``.
     """
 
     def __init__(self, *args, **kwargs):
@@ -807,13 +806,7 @@ cdef class CPUMap:
         free(self.bits)
 
     def __len__(self):
-        return self.cpus
-
-    def __getitem__(self, cpu):
-        number = PyNumber_Index(cpu)
-        if not 0 <= number < self.cpus:
-            raise IndexError(f"CPU {number} is not present, there are {self.cpus}")
-        return self.is_online(number)
+        return sum([self.is_online(cpu) for cpu in range(self.cpus)])
 
     def __contains__(self, cpu):
         if not isinstance(cpu, int):
@@ -829,12 +822,50 @@ cdef class CPUMap:
                 yield cpu
 
     def __eq__(self, other):
-        if not isinstance(other, CPUMap):
-            return NotImplemented
-        return len(self) == len(other) and bytes(self) == bytes(other)
+        if isinstance(other, CPUMap):
+            return self.__reduce__() == other.__reduce__()
+        if isinstance(other, Set):
+            return frozenset(self) == other
+        return NotImplemented
 
     def __hash__(self):
-        return hash((self.cpus, bytes(self)))
+        return hash(frozenset(self))
+
+    def __lt__(self, other):
+        return frozenset(self) < other
+
+    def __le__(self, other):
+        return frozenset(self) <= other
+
+    def __gt__(self, other):
+        return frozenset(self) > other
+
+    def __ge__(self, other):
+        return frozenset(self) >= other
+
+    def __and__(self, other):
+        return frozenset(self) & other
+
+    def __rand__(self, other):
+        return other & frozenset(self)
+
+    def __or__(self, other):
+        return frozenset(self) | other
+
+    def __ror__(self, other):
+        return other | frozenset(self)
+
+    def __sub__(self, other):
+        return frozenset(self) - other
+
+    def __rsub__(self, other):
+        return other - frozenset(self)
+
+    def __xor__(self, other):
+        return frozenset(self) ^ other
+
+    def __rxor__(self, other):
+        return other ^ frozenset(self)
 
     def __bytes__(self):
         return self.bits[:self.size] if self.size else b""
@@ -851,14 +882,26 @@ cdef class CPUMap:
     cdef bint is_online(self, int cpu) noexcept:
         return lib.VIR_CPU_USED(self.bits, cpu) != 0
 
+    def isdisjoint(self, other):
+        """Return whether none of these CPUs is in `other`."""
+        return frozenset(self).isdisjoint(other)
+
+    @property
+    def present(self):
+        """How many CPUs are present, as libvirt counts them: int."""
+        return self.cpus
+
     @property
     def online(self):
-        """How many CPUs are online: int."""
+        """How many CPUs are online, as libvirt counts them: int."""
         return self.online_count
 
     def to_dict(self):
         """Return a dict of CPU number to bool, for every CPU present."""
-        return {cpu: self[cpu] for cpu in range(self.cpus)}
+        return {cpu: self.is_online(cpu) for cpu in range(self.cpus)}
+
+
+Set.register(CPUMap)
 
 
 cdef CPUMap new_cpu_map(OnlineCPUs *cpus):
@@ -891,8 +934,8 @@ def _restore_cpu_map(bytes bits not None, present, online):
 
 @cython.final
 @cython.no_gc
-cdef class CellsFreeMemory:
-    """The free memory of each NUMA cell in bytes: a sequence of int, and a buffer.
+cdef class CellsFreeMemory(ReadOnlyMapping):
+    """The free memory of each NUMA cell: a mapping of its number to bytes, and a buffer.
 
     `Connection.cells_free_memory` returns it. As a buffer: read-only, shape ``(cells,)``, dtype
     uint64.
@@ -907,37 +950,28 @@ cdef class CellsFreeMemory:
     def __len__(self):
         return self.cells
 
-    def __getitem__(self, item):
-        return python_numbers(self.values, self.cells)[item]
-
     def __iter__(self):
-        return iter(python_numbers(self.values, self.cells))
+        return iter(range(self.first_cell, self.first_cell + self.cells))
 
-    def __contains__(self, size):
-        return size in tuple(self)
-
-    def index(self, size):
-        """Return the position of the first cell with so many bytes, or raise ValueError."""
-        return tuple(self).index(size)
-
-    def count(self, size):
-        """Return how many cells have so many bytes."""
-        return tuple(self).count(size)
+    def __getitem__(self, cell):
+        try:
+            position = range(self.first_cell, self.first_cell + self.cells).index(cell)
+        except ValueError:
+            raise KeyError(cell) from None
+        return self.values[<Py_ssize_t>position]
 
     def __eq__(self, other):
-        if not isinstance(other, CellsFreeMemory):
-            return NotImplemented
-        return self.to_dict() == other.to_dict()
-
-    def __hash__(self):
-        return hash((self.first_cell, tuple(self)))
+        if isinstance(other, (CellsFreeMemory, dict)):
+            return self.to_dict() == dict(other)
+        return NotImplemented
 
     def __repr__(self):
-        cells = ", ".join([f"{cell}: {size}" for cell, size in self.to_dict().items()])
+        cells = ", ".join([f"{cell}: {size}" for cell, size in self.items()])
         return f"<CellsFreeMemory in bytes: {cells}>"
 
     def __reduce__(self):
-        return _restore_cells_free_memory, (self.first_cell, tuple(self))
+        return _restore_cells_free_memory, (
+            self.first_cell, python_numbers(self.values, self.cells))
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 1,
@@ -945,15 +979,8 @@ cdef class CellsFreeMemory:
 
     @property
     def start_cell(self):
-        """The cell of the first item: int."""
+        """The number of the first cell: int."""
         return self.first_cell
-
-    def to_dict(self):
-        """Return a dict of cell number to free bytes."""
-        return {self.first_cell + i: self.values[i] for i in range(self.cells)}
-
-
-Sequence.register(CellsFreeMemory)
 
 
 cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
@@ -1227,6 +1254,7 @@ match_as_mapping(Stats)
 match_as_mapping(CPUStats)
 match_as_mapping(MemoryStats)
 match_as_mapping(StatsTable)
+match_as_mapping(CellsFreeMemory)
 match_as_mapping(TypedParameters)
 
 

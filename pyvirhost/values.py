@@ -48,7 +48,7 @@ def node_values(info: "pyvirhost.NodeInfo") -> Values:
 
 def cpu_map_values(cpu_map: "pyvirhost.CPUMap") -> Values:
     """Return a CPU map."""
-    return {"present": len(cpu_map), "online": cpu_map.online, "online_cpus": list(cpu_map)}
+    return {"present": cpu_map.present, "online": cpu_map.online, "online_cpus": list(cpu_map)}
 
 
 def in_seconds(stats: "pyvirhost.CPUStats") -> dict[str, int | float]:
@@ -246,8 +246,8 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "per_cpu_stats": ("per_cpu_stats", numbered("cpu", in_seconds)),
     "memory_stats": ("memory_stats", in_bytes),
     "free_memory": ("free_memory_bytes", int),
-    "cells_free_memory": ("cells_free_memory", lambda cells: numbered(
-        "cell", lambda free: {"free_bytes": free})(cells.to_dict())),
+    "cells_free_memory": ("cells_free_memory", numbered(
+        "cell", lambda free: {"free_bytes": free})),
     "per_cell_memory_stats": ("per_cell_memory_stats", numbered("cell", in_bytes)),
     "free_pages": ("free_pages", lambda counts: numbered(
         "cell", lambda pages: {"free_pages": page_values(pages)})(counts.to_dict())),

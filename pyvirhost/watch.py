@@ -72,7 +72,7 @@ def figures_of(sample: Sample) -> Figures:
     used, total = memory_in_use(snapshot)
     ksm, not_told = ksm_values(snapshot.memory_parameters or {})
     figures = Figures(
-        used=used, total=total, cells=tuple(snapshot.cells_free_memory or ()),
+        used=used, total=total, cells=tuple((snapshot.cells_free_memory or {}).values()),
         huge=tuple(free_huge_pages(snapshot).items()), ksm=ksm.get("pages_sharing"),
         problems=(*(f"{name}: {error}" for name, error in snapshot.errors.items()
                     if not isinstance(error, pyvirhost.NotSupportedError)),
@@ -417,7 +417,7 @@ def cell_numbers(host: Watched) -> list[int]:
     if not snapshot:
         return []
     pages = snapshot.free_pages
-    return sorted({*range(len(snapshot.cells_free_memory or ())),
+    return sorted({*(snapshot.cells_free_memory or ()),
                    *(snapshot.per_cell_memory_stats or ()), *(pages.cells if pages else ())})
 
 
@@ -426,8 +426,8 @@ def cell_row(host: Watched, cell: int) -> Row:
     assert host.good is not None
     assert host.good.snapshot is not None
     snapshot, cells = host.good.snapshot, {"cell": str(cell)}
-    free = snapshot.cells_free_memory or ()
-    if cell < len(free):
+    free = snapshot.cells_free_memory or {}
+    if cell in free:
         cells["free"] = brief(free[cell])
     table = snapshot.per_cell_memory_stats
     stats = None if table is None else table.get(cell)

@@ -320,7 +320,7 @@ def test_out_follows_a_host_that_changes(proxy):
             numbers(1) + b"\1\0\0\0" + numbers(1, 8) if procedure == GET_CPU_MAP else body)
         connection.snapshot(fields, out=snapshot)
         assert snapshot.per_cpu_stats.index == (0,)
-        assert len(snapshot.cpu_map) == 8
+        assert snapshot.cpu_map.present == 8
         proxy.change_reply = None
         connection.snapshot(fields, out=snapshot)
         assert snapshot.per_cpu_stats.index == tuple(snapshot.cpu_map) == tuple(

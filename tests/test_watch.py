@@ -78,7 +78,7 @@ def test_figures_of_a_host_that_tells_little(connection):
     assert figures_of(sampled(connection)) == Figures(
         used=connection.node_info().memory * KIB - connection.free_memory(),
         total=connection.node_info().memory * KIB,
-        cells=tuple(connection.cells_free_memory()),
+        cells=tuple(connection.cells_free_memory().values()),
         # All but the smallest pages, which are of 4 KiB.
         huge=((KIB**3, 201 + 3321), (2 * KIB**2, 97 + 1657), (8 * KIB, 45 + 825)))
 
