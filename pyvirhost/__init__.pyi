@@ -16,8 +16,9 @@ from pyvirhost._errors import LibvirtError as LibvirtError
 from pyvirhost._errors import NotSupportedError as NotSupportedError
 from pyvirhost._errors import OperationTimeoutError as OperationTimeoutError
 from pyvirhost._events import EventLoop as EventLoop
-from pyvirhost._results import ALL as ALL
-from pyvirhost._results import PRIORITY as PRIORITY
+from pyvirhost._fields import SnapshotField as SnapshotField
+from pyvirhost._results import ALL_FIELDS as ALL_FIELDS
+from pyvirhost._results import PRIORITY_FIELDS as PRIORITY_FIELDS
 from pyvirhost._results import CellsFreeMemory as CellsFreeMemory
 from pyvirhost._results import CPUMap as CPUMap
 from pyvirhost._results import CPUStats as CPUStats
@@ -57,11 +58,11 @@ from pyvirhost.rates import HostRates as HostRates
 __version__: Final[str]
 
 __all__ = [
-    "ALL",
     "ALL_CELLS",
     "ALL_CPUS",
+    "ALL_FIELDS",
     "DEFAULT_AUTH",
-    "PRIORITY",
+    "PRIORITY_FIELDS",
     "AccessDeniedError",
     "AllocPagesFlags",
     "Answer",
@@ -101,6 +102,7 @@ __all__ = [
     "Poller",
     "Sample",
     "SecurityModel",
+    "SnapshotField",
     "StatsTable",
     "TypedParameters",
     "Version",

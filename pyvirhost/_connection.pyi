@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Final, Never, NoReturn, Self, SupportsIndex, final
 
+from pyvirhost._fields import SnapshotField
 from pyvirhost._results import (
     CellsFreeMemory,
     CPUMap,
@@ -41,7 +42,7 @@ def check_open(
 ) -> None: ...
 def snapshot_arguments(
     fields: Iterable[str] | None, page_sizes: Iterable[SupportsIndex] | None
-) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]: ...
+) -> tuple[tuple[SnapshotField, ...] | None, tuple[int, ...] | None]: ...
 
 @final
 class Connection:
@@ -122,7 +123,7 @@ class Connection:
     ) -> CellsFreeMemory: ...
     def free_pages(
         self,
-        page_sizes: Iterable[SupportsIndex],
+        page_sizes: Iterable[SupportsIndex] | None = None,
         start_cell: SupportsIndex = 0,
         cell_count: SupportsIndex | None = None,
         flags: SupportsIndex = 0,
@@ -143,7 +144,7 @@ class Connection:
     def sev_info(self, flags: SupportsIndex = 0) -> TypedParameters: ...
     def snapshot(
         self,
-        fields: Iterable[str] | None = None,
+        fields: Iterable[SnapshotField] | None = None,
         *,
         page_sizes: Iterable[SupportsIndex] | None = None,
         out: HostSnapshot | None = None,

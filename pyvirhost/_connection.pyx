@@ -27,7 +27,7 @@ from pyvirhost._readings cimport (
     count_cells, free_readings, free_table, new_table, read_all, read_cells, read_cpu_map,
     read_online_cpus, read_pages, read_stats)
 from pyvirhost._results cimport (
-    CPUStats, HostSnapshot, Learned, MemoryStats, Stats, StatsTable, TypedParameters,
+    CPUStats, HostSnapshot, Learned, MemoryStats, PageCounts, Stats, StatsTable, TypedParameters,
     add_typed_parameter, check_out, field_bits, fill_snapshot, new_cells_free_memory,
     new_cpu_map, new_node_info, new_page_counts, new_security_model, new_snapshot, new_stats,
     new_stats_table, new_typed_parameters, new_version)
@@ -268,18 +268,26 @@ cdef frozenset MEMORY_COUNTERS = frozenset((
 ))
 
 
-cdef bint has_stale_page_sizes(const Readings *readings) noexcept:
+cdef bint is_of_page_sizes(int code) noexcept:
     # libvirt refuses a size that the host does not have in these words.
+    return code in (lib.VIR_ERR_OPERATION_FAILED, lib.VIR_ERR_INVALID_ARG)
+
+
+cdef bint has_stale_page_sizes(const Readings *readings) noexcept:
     cdef lib.virErrorPtr refusal = readings.refusals[<int>FREE_PAGES]
-    return refusal is not NULL and refusal.code in (
-        lib.VIR_ERR_OPERATION_FAILED, lib.VIR_ERR_INVALID_ARG)
+    return refusal is not NULL and is_of_page_sizes(refusal.code)
 
 
 cdef tuple page_sizes_argument(object page_sizes):
     cdef list sizes = items_argument(page_sizes, "page_sizes", "int")
+    return tuple([page_size_argument(size, f"page_sizes[{i}]") for i, size in enumerate(sizes)])
+
+
+cdef tuple few_page_sizes_argument(object page_sizes):
+    cdef tuple sizes = page_sizes_argument(page_sizes)
     if len(sizes) > <int>MAX_PAGE_SIZES:
         raise ValueError(f"page_sizes must have at most {MAX_PAGE_SIZES} sizes, not {len(sizes)}")
-    return tuple([page_size_argument(size, f"page_sizes[{i}]") for i, size in enumerate(sizes)])
+    return sizes
 
 
 def snapshot_arguments(fields, page_sizes):
@@ -287,7 +295,7 @@ def snapshot_arguments(fields, page_sizes):
     if fields is not None:
         fields = tuple(items_argument(fields, "fields", "str"))
         field_bits(fields)
-    return fields, None if page_sizes is None else page_sizes_argument(page_sizes)
+    return fields, None if page_sizes is None else few_page_sizes_argument(page_sizes)
 
 
 cdef tuple page_sizes_of(str capabilities):
@@ -1429,13 +1437,14 @@ cdef class Connection:
 
     # ---- pages ----
 
-    def free_pages(self, page_sizes, start_cell=0, cell_count=None, flags=0):
+    def free_pages(self, page_sizes=None, start_cell=0, cell_count=None, flags=0):
         """Return how many pages of each size are free in each NUMA cell.
 
         Parameters
         ----------
-        page_sizes : list of int
-            In KiB, such as ``[4, 2048, 1048576]``.
+        page_sizes : list of int, optional
+            In KiB, such as ``[4, 2048, 1048576]``; by default those that the host has, which its
+            capabilities say the first time.
         start_cell : int, default 0
             The first cell; for some drivers, QEMU's among them, -1 is the whole host.
         cell_count : int, optional
@@ -1446,7 +1455,7 @@ cdef class Connection:
         Returns
         -------
         PageCounts
-            Shape ``(cells, len(page_sizes))``, dtype uint64.
+            Shape ``(cells, page sizes)``, dtype uint64.
 
         Raises
         ------
@@ -1454,42 +1463,57 @@ cdef class Connection:
             A page size is 0, or more counts are asked for than libvirt's protocol carries.
         InvalidArgumentError
             There is no such cell.
+        NotSupportedError
+            The driver can't count pages, or does not say which sizes the host has.
         LibvirtError
             A cell has no pages of such a size.
 
         Notes
         -----
-        ``virNodeGetFreePages``, since libvirt 1.2.6; 1 round trip, 2 for the first without a
-        `cell_count`.
+        ``virNodeGetFreePages``, since libvirt 1.2.6; 1 round trip, 1 more for the first without
+        `page_sizes` and for the first without a `cell_count`.
         """
-        cdef list sizes = items_argument(page_sizes, "page_sizes", "int")
+        cdef tuple sizes = None if page_sizes is None else page_sizes_argument(page_sizes)
         cdef int start = int_argument(start_cell, "start_cell")
         cdef unsigned int count = 0 if cell_count is None else uint_argument(
             cell_count, "cell_count")
         cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef bint learned = sizes is None and self.learned.page_sizes() is not None
+        if sizes is None:
+            sizes = self.known_page_sizes()
+        if cell_count is None:
+            count = max(self.cells() - max(start, -1), 1)
+        try:
+            return self.page_counts(sizes, start, count, c_flags)
+        except LibvirtError as error:
+            if not learned or not is_of_page_sizes(error.code):
+                raise
+        # The host may have other sizes by now.
+        self.learned.learn_page_sizes(None)
+        return self.page_counts(self.known_page_sizes(), start, count, c_flags)
+
+    cdef PageCounts page_counts(self, tuple sizes, int start, unsigned int count,
+                                unsigned int flags):
         cdef unsigned int c_sizes[MAX_CELLS]
         cdef unsigned long long counts[MAX_CELLS]
         cdef unsigned int size_count = min(len(sizes), <int>MAX_CELLS)
         cdef unsigned int i
         cdef lib.virConnectPtr handle
         cdef int outcome
-        for i in range(size_count):
-            c_sizes[i] = page_size_argument(sizes[i], f"page_sizes[{i}]")
-        if cell_count is None:
-            count = max(self.cells() - max(start, -1), 1)
         if len(sizes) * <unsigned long long>count > <unsigned long long>MAX_CELLS:
             raise ValueError(f"page_sizes times cell_count must be at most {MAX_CELLS}, "
                              f"not {len(sizes)} times {count}")
+        for i in range(size_count):
+            c_sizes[i] = sizes[i]
         handle = self.enter()
         try:
             with nogil:
-                outcome = read_pages(handle, c_sizes, size_count, start, &count, counts, c_flags)
+                outcome = read_pages(handle, c_sizes, size_count, start, &count, counts, flags)
             if outcome != READ:
                 raise self.cell_error(last_error(handle, "virNodeGetFreePages"), start)
         finally:
             self.leave()
-        return new_page_counts(tuple([c_sizes[i] for i in range(size_count)]), start, count,
-                               counts)
+        return new_page_counts(sizes, start, count, counts)
 
     def alloc_pages(self, pages, start_cell=-1, cell_count=1, flags=0):
         """Reserve huge pages, or with ``VIR_NODE_ALLOC_PAGES_SET`` set how many there are.
@@ -1670,9 +1694,9 @@ cdef class Connection:
 
         Parameters
         ----------
-        fields : iterable of str, default PRIORITY
-            Of the names in `ALL`. Those in `PRIORITY` a daemon answers also when all its ordinary
-            workers are stuck.
+        fields : iterable of str, optional
+            Names from `ALL_FIELDS`; by default `PRIORITY_FIELDS`, which a daemon answers even when
+            all its ordinary workers are stuck.
         page_sizes : list of int, optional
             In KiB: read ``free_pages``, too, and for these. By default for those that the host
             has, which its capabilities say the first time.
@@ -1710,11 +1734,11 @@ cdef class Connection:
         cdef Readings readings
         cdef lib.virConnectPtr handle
         cdef unsigned int wanted = field_bits(
-            _results.PRIORITY if fields is None else items_argument(fields, "fields", "str"))
+            _results.PRIORITY_FIELDS if fields is None else items_argument(fields, "fields", "str"))
         cdef tuple sizes = None
         if page_sizes is not None:
             wanted |= PAGES_BIT
-            sizes = page_sizes_argument(page_sizes)
+            sizes = few_page_sizes_argument(page_sizes)
         check_out(out, self.learned, wanted, sizes)
         handle = self.enter()
         begin_readings(&readings)

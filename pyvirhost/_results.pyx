@@ -1260,13 +1260,13 @@ match_as_mapping(TypedParameters)
 
 # ---- snapshots ----------------------------------------------------------------------------------
 
-ALL = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "memory_stats", "free_memory",
-       "cells_free_memory", "per_cell_memory_stats", "free_pages", "memory_parameters")
+ALL_FIELDS = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "memory_stats", "free_memory",
+              "cells_free_memory", "per_cell_memory_stats", "free_pages", "memory_parameters")
 # What a daemon answers from its priority workers, so also when all ordinary ones are stuck.
-PRIORITY = ("node_info", "cpu_stats", "memory_stats", "free_memory", "cells_free_memory",
-            "per_cell_memory_stats")
+PRIORITY_FIELDS = ("node_info", "cpu_stats", "memory_stats", "free_memory", "cells_free_memory",
+                   "per_cell_memory_stats")
 
-cdef dict FIELD_NUMBERS = {name: number for number, name in enumerate(ALL)}
+cdef dict FIELD_NUMBERS = {name: number for number, name in enumerate(ALL_FIELDS)}
 
 
 cdef unsigned int field_bits(object fields) except? 0xffffffff:
@@ -1274,7 +1274,7 @@ cdef unsigned int field_bits(object fields) except? 0xffffffff:
     for name in fields:
         number = FIELD_NUMBERS.get(name) if isinstance(name, str) else None
         if number is None:
-            raise ValueError(f"fields has {name!r}, which is none of {', '.join(ALL)}")
+            raise ValueError(f"fields has {name!r}, which is none of {', '.join(ALL_FIELDS)}")
         bits |= 1u << <unsigned int>number
     return bits
 
@@ -1337,7 +1337,7 @@ cdef class HostSnapshot:
         return {
             "uri": self.uri,
             "started_at": self.started_at,
-            "started_ns": self.started_ns,
+            "monotonic_ns": self.monotonic_ns,
             "duration_ns": self.duration_ns,
             **{name: plain(getattr(self, name)) for name in self.fields},
             "errors": {name: {"type": type(error).__name__, "message": error.message}
@@ -1352,7 +1352,7 @@ cdef class HostSnapshot:
     @property
     def fields(self):
         """The fields that were asked for, in the order in which they were read: tuple of str."""
-        return tuple([name for number, name in enumerate(ALL)
+        return tuple([name for number, name in enumerate(ALL_FIELDS)
                       if self.wanted >> <unsigned int>number & 1])
 
     @property
@@ -1361,8 +1361,8 @@ cdef class HostSnapshot:
         return self.began
 
     @property
-    def started_ns(self):
-        """When it began, before the first call, by `time.monotonic_ns`: int."""
+    def monotonic_ns(self):
+        """When it began, before the first call, by the clock of `time.monotonic_ns`: int."""
         return self.began_ns
 
     @property
@@ -1437,8 +1437,8 @@ cdef class HostSnapshot:
 
 
 cdef tuple snapshot_state(HostSnapshot snapshot):
-    return (snapshot.uri, snapshot.wanted, snapshot.read, snapshot.started_at, snapshot.started_ns,
-            snapshot.duration_ns, snapshot.free_memory,
+    return (snapshot.uri, snapshot.wanted, snapshot.read, snapshot.started_at,
+            snapshot.monotonic_ns, snapshot.duration_ns, snapshot.free_memory,
             (snapshot.node_info, snapshot.cpu_stats, snapshot.cpu_map, snapshot.per_cpu_stats,
              snapshot.memory_stats, snapshot.cells_free_memory, snapshot.per_cell_memory_stats,
              snapshot.free_pages, snapshot.memory_parameters),
@@ -1486,12 +1486,12 @@ cdef int fill_snapshot(HostSnapshot snapshot, Readings *readings, dict failures)
     cdef unsigned int good = 0
     cdef int field
     for field in range(<int>FIELD_COUNT):
-        if readings.wanted >> field & 1 and ALL[field] not in failures:
+        if readings.wanted >> field & 1 and ALL_FIELDS[field] not in failures:
             error = reading_error(readings, field, snapshot.host_uri)
             if error is None:
                 good |= 1u << field
             else:
-                failures[ALL[field]] = error
+                failures[ALL_FIELDS[field]] = error
     with cython.critical_section(snapshot):
         info = snapshot.info
         cpu = snapshot.cpu

@@ -2,6 +2,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import SupportsIndex
 
+from pyvirhost._fields import SnapshotField
 from pyvirhost._results import (
     CellsFreeMemory,
     CPUMap,
@@ -107,7 +108,7 @@ class Connection:
     ) -> CellsFreeMemory: ...
     async def free_pages(
         self,
-        page_sizes: Iterable[SupportsIndex],
+        page_sizes: Iterable[SupportsIndex] | None = None,
         start_cell: SupportsIndex = 0,
         cell_count: SupportsIndex | None = None,
         flags: SupportsIndex = 0,
@@ -128,7 +129,7 @@ class Connection:
     async def sev_info(self, flags: SupportsIndex = 0) -> TypedParameters: ...
     async def snapshot(
         self,
-        fields: Iterable[str] | None = None,
+        fields: Iterable[SnapshotField] | None = None,
         *,
         page_sizes: Iterable[SupportsIndex] | None = None,
         out: HostSnapshot | None = None,

@@ -27,7 +27,7 @@ _LAST_LINE = 0.1
 def poll(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
     """Print a line for each sample and return the exit status."""
     try:
-        fields = checked_fields(arguments.fields or pyvirhost.PRIORITY)
+        fields = checked_fields(arguments.fields or pyvirhost.PRIORITY_FIELDS)
     except ValueError as error:
         return fail(str(error), WRONG_COMMAND_LINE)
     try:

@@ -191,7 +191,7 @@ class Watch:
     def closer(self, name: str) -> "Watch":
         """Return a watch of one host that reads all there is, at least once a second."""
         group, = (group for group in self.groups if name in group["hosts"])
-        one = {**group, "hosts": {name: group["hosts"][name]}, "fields": pyvirhost.ALL}
+        one = {**group, "hosts": {name: group["hosts"][name]}, "fields": pyvirhost.ALL_FIELDS}
         return Watch([one], min(self.interval, 1.0))
 
 

@@ -23,7 +23,7 @@ from pyvirhost.hosts import Host
 from pyvirhost.stream import groups_of
 
 TEST = "test:///default"
-FIELDS = ",".join(pyvirhost.ALL)
+FIELDS = ",".join(pyvirhost.ALL_FIELDS)
 KIB = 1024
 
 

@@ -242,7 +242,7 @@ def test_what_can_be_sorted_has_a_key_of_its_own():
 # ---- one host, closely --------------------------------------------------------------------------
 
 def test_a_close_look_has_every_cell_and_cpu(connection):
-    host = watched(sample=sampled(connection, fields=pyvirhost.ALL))
+    host = watched(sample=sampled(connection, fields=pyvirhost.ALL_FIELDS))
     assert [row.cells["cpu"] for row in cpu_rows(host)] == ["0", "2", "4"]
     assert {row.cells["busy"] for row in cpu_rows(host)} == {"-"}
     assert [column.title for column in cell_columns(host)] == [
@@ -326,4 +326,4 @@ def test_a_watch_has_every_host_and_its_last_sample(daemon):
         assert list(watch.hosts) == ["one", "two", "three"]
         assert watch.hosts["two"].good.snapshot.uri == daemon.test_uri
     assert watch.closer("three").groups == [
-        {**groups[1], "hosts": {"three": TEST}, "fields": pyvirhost.ALL}]
+        {**groups[1], "hosts": {"three": TEST}, "fields": pyvirhost.ALL_FIELDS}]
