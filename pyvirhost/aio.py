@@ -201,7 +201,7 @@ class Connection:
     async def _do(self, job: _Job) -> Any:
         if self._closing or self._connection.closed:
             raise pyvirhost.ConnectionClosedError(
-                "the connection is closed", code=pyvirhost.ErrorCode.VIR_ERR_INVALID_CONN)
+                "the connection is closed", code=pyvirhost.ErrorCode.INVALID_CONN)
         return await self._worker.do(job)
 
     async def register_close_callback(

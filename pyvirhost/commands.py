@@ -344,9 +344,9 @@ def baseline_flags(arguments: Arguments) -> int:
     """Return libvirt's flags for the arguments of cpu-baseline."""
     flags = 0
     if arguments.features:
-        flags |= BaselineCPUFlags.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+        flags |= BaselineCPUFlags.EXPAND_FEATURES
     if arguments.migratable:
-        flags |= BaselineCPUFlags.VIR_CONNECT_BASELINE_CPU_MIGRATABLE
+        flags |= BaselineCPUFlags.MIGRATABLE
     return flags
 
 
@@ -406,9 +406,9 @@ def compare_flags(arguments: Arguments) -> int:
     """Return libvirt's flags for the arguments of cpu-compare."""
     flags = 0
     if arguments.error:
-        flags |= CompareCPUFlags.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+        flags |= CompareCPUFlags.FAIL_INCOMPATIBLE
     if arguments.validate:
-        flags |= CompareCPUFlags.VIR_CONNECT_COMPARE_CPU_VALIDATE_XML
+        flags |= CompareCPUFlags.VALIDATE_XML
     return flags
 
 
@@ -535,8 +535,8 @@ def allocate(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
     """Change how many huge pages there are, and read what came of it."""
     pagesize, count = arguments.pagesize, arguments.pagecount
     before = free_pages(connection, [pagesize])
-    flags = (AllocPagesFlags.VIR_NODE_ALLOC_PAGES_ADD if arguments.add else
-             AllocPagesFlags.VIR_NODE_ALLOC_PAGES_SET)
+    flags = (AllocPagesFlags.ADD if arguments.add else
+             AllocPagesFlags.SET)
     if arguments.all:
         connection.alloc_pages({pagesize: count}, 0, len(before), flags)
     elif arguments.cell is not None:
@@ -667,9 +667,9 @@ def suspend_arguments(parser: Parser) -> None:
 
 
 SUSPEND = {
-    "mem": NodeSuspendTarget.VIR_NODE_SUSPEND_TARGET_MEM,
-    "disk": NodeSuspendTarget.VIR_NODE_SUSPEND_TARGET_DISK,
-    "hybrid": NodeSuspendTarget.VIR_NODE_SUSPEND_TARGET_HYBRID,
+    "mem": NodeSuspendTarget.MEM,
+    "disk": NodeSuspendTarget.DISK,
+    "hybrid": NodeSuspendTarget.HYBRID,
 }
 
 

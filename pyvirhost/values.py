@@ -89,9 +89,9 @@ def in_percent(rates: "pyvirhost.CPURates | None", fields: Mapping[str, int]
 def comparison_values(result: int) -> dict[str, str]:
     """Return what a host's CPU is to another one, in a word."""
     words: dict[int, str] = {
-        CPUCompareResult.VIR_CPU_COMPARE_IDENTICAL: "identical",
-        CPUCompareResult.VIR_CPU_COMPARE_SUPERSET: "superset",
-        CPUCompareResult.VIR_CPU_COMPARE_INCOMPATIBLE: "incompatible",
+        CPUCompareResult.IDENTICAL: "identical",
+        CPUCompareResult.SUPERSET: "superset",
+        CPUCompareResult.INCOMPATIBLE: "incompatible",
     }
     return {"host_cpu": words.get(result, "unknown")}
 

@@ -29,7 +29,7 @@ def test_every_call_can_be_awaited():
         async with pyvirhost.aio.open("test:///default") as host:
             assert (await host.node_info()).cpus == 16
             assert (await host.cpu_stats(cpu=0)).user == 9797400000
-            assert list(await host.cells_free_memory(1)) == [4194304]
+            assert await host.cells_free_memory(1) == {1: 4194304}
             assert repr(host) == "<aioConnection 'test:///default'>"
             with pytest.raises(pyvirhost.NotSupportedError):
                 await host.memory_stats()
@@ -293,7 +293,7 @@ def test_a_close_callback_runs_in_the_loop(own_daemon):
             own_daemon.process.kill()
             connection, reason, thread = await asyncio.wait_for(lost, 20)
             assert connection is host
-            assert reason is pyvirhost.CloseReason.VIR_CONNECT_CLOSE_REASON_EOF
+            assert reason is pyvirhost.CloseReason.EOF
             assert thread is threading.main_thread()
 
     asyncio.run(main())
@@ -326,7 +326,7 @@ def stub(module):
 def test_both_stubs_say_the_same():
     ours, theirs = stub("_connection"), stub("aio")
     names = {name for name in ours if not name.startswith("_")}
-    names -= {"ref", "initialize", "check_callback"}
+    names -= {"ref", "initialize", "check_callback", "check_open", "snapshot_arguments"}
     assert names == {name for name in theirs if not name.startswith("_")}
     for name in names:
         assert ast.unparse(ours[name].args) == ast.unparse(theirs[name].args)

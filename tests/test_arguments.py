@@ -329,7 +329,7 @@ def test_whatever_uri_is_opened_it_is_an_answer_or_an_expected_error(text):
     # The driver is in this process, so none of them can name another host.
     for uri in (f"test:///{text}", f"test:///default?{text}"):
         with contextlib.suppress(*EXPECTED):
-            pyvirhost.open(uri, flags=pyvirhost.ConnectFlags.VIR_CONNECT_NO_ALIASES).close()
+            pyvirhost.open(uri, flags=pyvirhost.ConnectFlags.NO_ALIASES).close()
 
 
 @pytest.mark.thread_unsafe(reason="counts references")

@@ -192,7 +192,7 @@ def test_open_without_a_uri_leaves_the_choice_to_libvirt(monkeypatch):
 
 
 @pytest.mark.parametrize("how", [
-    {"readonly": True}, {"flags": pyvirhost.ConnectFlags.VIR_CONNECT_RO}, {"flags": 1}])
+    {"readonly": True}, {"flags": pyvirhost.ConnectFlags.RO}, {"flags": 1}])
 def test_a_read_only_connection_reads_and_may_not_write(daemon, how):
     with pyvirhost.open(daemon.qemu_uri, **how) as connection:
         assert connection.node_info().cpus > 0

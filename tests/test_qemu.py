@@ -223,14 +223,14 @@ def test_libvirt_python_says_the_same(qemu, daemon):
 def test_cpus_compare_and_have_a_baseline(qemu):
     host = ElementTree.fromstring(qemu.capabilities()).find("host/cpu")
     xml = ElementTree.tostring(host, encoding="unicode")
-    same = pyvirhost.CPUCompareResult.VIR_CPU_COMPARE_IDENTICAL
+    same = pyvirhost.CPUCompareResult.IDENTICAL
     assert qemu.compare_cpu(xml) is same
     baseline = qemu.baseline_cpu([xml, xml])
     # A newer libvirt names the model that comes nearest, with what it lacks or has besides.
     assert ElementTree.fromstring(baseline).find("model").text in qemu.cpu_model_names(
         host.find("arch").text)
     longer = qemu.baseline_cpu(
-        [xml], pyvirhost.BaselineCPUFlags.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES)
+        [xml], pyvirhost.BaselineCPUFlags.EXPAND_FEATURES)
     assert len(ElementTree.fromstring(longer)) > len(ElementTree.fromstring(baseline))
 
 
@@ -240,7 +240,7 @@ def test_hypervisor_cpus_compare_and_have_a_baseline(qemu):
                     {"virttype": "qemu", "arch": "x86_64", "machine": "q35",
                      "emulator": "/usr/bin/qemu-system-x86_64"}):
         result = qemu.compare_hypervisor_cpu(cpu, **options)
-        assert result is pyvirhost.CPUCompareResult.VIR_CPU_COMPARE_SUPERSET
+        assert result is pyvirhost.CPUCompareResult.SUPERSET
         baseline = qemu.baseline_hypervisor_cpu([cpu, cpu], **options)
         assert ElementTree.fromstring(baseline).find("model").text == "qemu64"
     with pytest.raises(pyvirhost.LibvirtError):
