@@ -1,6 +1,5 @@
 from collections.abc import Callable, Generator, Iterable, Mapping
-from types import TracebackType
-from typing import SupportsIndex
+from typing import Self, SupportsIndex
 
 from pyvirhost._fields import SnapshotField
 from pyvirhost._results import (
@@ -22,13 +21,7 @@ from pyvirhost.constants import CloseReason, CPUCompareResult
 class Opening:
     def __await__(self) -> Generator[object, None, Connection]: ...
     async def __aenter__(self) -> Connection: ...
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
+    async def __aexit__(self, *exception: object) -> None: ...
 
 def open(
     uri: str | None = None,
@@ -41,6 +34,8 @@ def open(
 ) -> Opening: ...
 
 class Connection:
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exception: object) -> None: ...
     def __del__(self) -> None: ...
     @property
     def closed(self) -> bool: ...

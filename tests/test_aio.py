@@ -44,6 +44,22 @@ def test_every_call_can_be_awaited():
     asyncio.run(main())
 
 
+def test_a_connection_closes_itself_at_the_end_of_its_block():
+    async def main():
+        async with await pyvirhost.aio.open("test:///default") as host:
+            assert (await host.node_info()).cpus == 16
+        assert host.closed
+        with pytest.raises(pyvirhost.ConnectionClosedError):
+            async with host:
+                raise AssertionError
+        with pytest.raises(ZeroDivisionError):
+            async with await pyvirhost.aio.open("test:///default") as host:
+                1 / 0  # noqa: B018
+        assert host.closed
+
+    asyncio.run(main())
+
+
 def test_it_has_all_methods():
     ours = {name for name in dir(pyvirhost.Connection) if not name.startswith("_")}
     theirs = {name for name in dir(pyvirhost.aio.Connection) if not name.startswith("_")}
