@@ -96,7 +96,7 @@ $(VENV)/made:
 	@touch $@
 
 # Editable: the .py files are used where they lie, only what is compiled has to be built anew.
-$(VENV)/installed: $(VENV)/made pyproject.toml setup.py $(wildcard include/* pyvirhost/*.pyx pyvirhost/*.pxd)
+$(VENV)/installed: $(VENV)/made pyproject.toml setup.py $(wildcard include/* pyvirhost/*.pyx pyvirhost/*.px[di])
 	$(PIP) install --editable ".[cli]"
 	@touch $@
 

@@ -10,7 +10,7 @@ from setuptools.command.build_ext import build_ext
 
 LIBVIRT = ">= 7.0.0"
 MODULES = ("_errors", "_results", "_events", "_connection")
-DECLARATIONS = sorted(glob("include/*") + glob("pyvirhost/*.pxd"))
+DECLARATIONS = sorted(glob("include/*") + glob("pyvirhost/*.px[di]"))
 DIRECTIVES = {
     "language_level": 3,
     "annotation_typing": False,

@@ -19,9 +19,11 @@ _MODULES = {
         "NotSupportedError", "OperationTimeoutError",
     ),
     "_events": ("EventLoop",),
+    "_fields": ("SnapshotField",),
     "_results": (
-        "ALL", "CPUMap", "CellsFreeMemory", "HostSnapshot", "NodeInfo", "PRIORITY", "PageCounts",
-        "SecurityModel", "StatsArray", "StatsTable", "TypedParameters", "Version",
+        "ALL_FIELDS", "CPUMap", "CPUStats", "CellsFreeMemory", "HostSnapshot", "MemoryStats",
+        "NodeInfo", "PRIORITY_FIELDS", "PageCounts", "SecurityModel", "StatsTable",
+        "TypedParameters", "Version",
     ),
     "auth": ("Credential", "DEFAULT_AUTH", "PasswordAuth"),
     "constants": (

@@ -16,15 +16,17 @@ from pyvirhost._errors import LibvirtError as LibvirtError
 from pyvirhost._errors import NotSupportedError as NotSupportedError
 from pyvirhost._errors import OperationTimeoutError as OperationTimeoutError
 from pyvirhost._events import EventLoop as EventLoop
-from pyvirhost._results import ALL as ALL
-from pyvirhost._results import PRIORITY as PRIORITY
+from pyvirhost._fields import SnapshotField as SnapshotField
+from pyvirhost._results import ALL_FIELDS as ALL_FIELDS
+from pyvirhost._results import PRIORITY_FIELDS as PRIORITY_FIELDS
 from pyvirhost._results import CellsFreeMemory as CellsFreeMemory
 from pyvirhost._results import CPUMap as CPUMap
+from pyvirhost._results import CPUStats as CPUStats
 from pyvirhost._results import HostSnapshot as HostSnapshot
+from pyvirhost._results import MemoryStats as MemoryStats
 from pyvirhost._results import NodeInfo as NodeInfo
 from pyvirhost._results import PageCounts as PageCounts
 from pyvirhost._results import SecurityModel as SecurityModel
-from pyvirhost._results import StatsArray as StatsArray
 from pyvirhost._results import StatsTable as StatsTable
 from pyvirhost._results import TypedParameters as TypedParameters
 from pyvirhost._results import Version as Version
@@ -56,11 +58,11 @@ from pyvirhost.rates import HostRates as HostRates
 __version__: Final[str]
 
 __all__ = [
-    "ALL",
     "ALL_CELLS",
     "ALL_CPUS",
+    "ALL_FIELDS",
     "DEFAULT_AUTH",
-    "PRIORITY",
+    "PRIORITY_FIELDS",
     "AccessDeniedError",
     "AllocPagesFlags",
     "Answer",
@@ -70,6 +72,7 @@ __all__ = [
     "CPUIncompatibleError",
     "CPUMap",
     "CPURates",
+    "CPUStats",
     "CellsFreeMemory",
     "CloseReason",
     "CompareCPUFlags",
@@ -89,6 +92,7 @@ __all__ = [
     "HostSnapshot",
     "InvalidArgumentError",
     "LibvirtError",
+    "MemoryStats",
     "NodeInfo",
     "NodeSuspendTarget",
     "NotSupportedError",
@@ -98,7 +102,7 @@ __all__ = [
     "Poller",
     "Sample",
     "SecurityModel",
-    "StatsArray",
+    "SnapshotField",
     "StatsTable",
     "TypedParameters",
     "Version",

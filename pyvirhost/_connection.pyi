@@ -2,14 +2,16 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Final, Never, NoReturn, Self, SupportsIndex, final
 
+from pyvirhost._fields import SnapshotField
 from pyvirhost._results import (
     CellsFreeMemory,
     CPUMap,
+    CPUStats,
     HostSnapshot,
+    MemoryStats,
     NodeInfo,
     PageCounts,
     SecurityModel,
-    StatsArray,
     StatsTable,
     TypedParameters,
     Version,
@@ -40,7 +42,7 @@ def check_open(
 ) -> None: ...
 def snapshot_arguments(
     fields: Iterable[str] | None, page_sizes: Iterable[SupportsIndex] | None
-) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]: ...
+) -> tuple[tuple[SnapshotField, ...] | None, tuple[int, ...] | None]: ...
 
 @final
 class Connection:
@@ -104,20 +106,24 @@ class Connection:
     def node_info(self) -> NodeInfo: ...
     def cpu_map(self, flags: SupportsIndex = 0) -> CPUMap: ...
     def cpu_stats(
-        self, cpu: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: StatsArray | None = None
-    ) -> StatsArray: ...
-    def per_cpu_stats(self, *, out: StatsTable | None = None) -> StatsTable: ...
+        self, cpu: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: CPUStats | None = None
+    ) -> CPUStats: ...
+    def per_cpu_stats(
+        self, *, out: StatsTable[CPUStats] | None = None
+    ) -> StatsTable[CPUStats]: ...
     def memory_stats(
-        self, cell: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: StatsArray | None = None
-    ) -> StatsArray: ...
-    def per_cell_memory_stats(self, *, out: StatsTable | None = None) -> StatsTable: ...
+        self, cell: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: MemoryStats | None = None
+    ) -> MemoryStats: ...
+    def per_cell_memory_stats(
+        self, *, out: StatsTable[MemoryStats] | None = None
+    ) -> StatsTable[MemoryStats]: ...
     def free_memory(self) -> int: ...
     def cells_free_memory(
         self, start_cell: SupportsIndex = 0, max_cells: SupportsIndex | None = None
     ) -> CellsFreeMemory: ...
     def free_pages(
         self,
-        page_sizes: Iterable[SupportsIndex],
+        page_sizes: Iterable[SupportsIndex] | None = None,
         start_cell: SupportsIndex = 0,
         cell_count: SupportsIndex | None = None,
         flags: SupportsIndex = 0,
@@ -138,7 +144,7 @@ class Connection:
     def sev_info(self, flags: SupportsIndex = 0) -> TypedParameters: ...
     def snapshot(
         self,
-        fields: Iterable[str] | None = None,
+        fields: Iterable[SnapshotField] | None = None,
         *,
         page_sizes: Iterable[SupportsIndex] | None = None,
         out: HostSnapshot | None = None,

@@ -5,44 +5,35 @@ exception before anything else can run, and lets the connection go (`leave`). Th
 closed connection closes it.
 """
 
-import _thread
-
 cimport cython
 cimport libvirt as lib
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free
-from cpython.unicode cimport PyUnicode_AsEncodedString
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.limits cimport UINT_MAX
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memset, strdup, strlen, strstr
-from posix.time cimport timespec
-from posix.unistd cimport getpid
+from libc.string cimport memset
 
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
                                    page_size_argument, text_argument, texts_argument,
                                    uint_argument, ullong_argument)
-from pyvirhost._errors cimport (closed_error, error_code, last_error, member, recast,
-                                recorded_error, server_error)
-from pyvirhost._events cimport give_room, keep_running, settle, take_room
+from pyvirhost._errors cimport (
+    closed_error, last_error, member, outcome_error, recast, says_none_left)
+from pyvirhost._events cimport settle
 from pyvirhost._readings cimport (
-    CELL_MEMORY, CELLS_FREE_MEMORY, CPU, CPU_MAP, CPU_STATS, FIELD_COUNT, FREE_MEMORY, FREE_PAGES,
-    HOST_MEMORY, MAX_CELLS, MAX_CPUS, MAX_FIELDS, MAX_PAGE_SIZES, MAX_PARAMETERS, MEMORY_PARAMETERS,
-    MEMORY_STATS, NO_MEMORY, NO_ROWS, NODE_INFO, OTHER_FIELDS, PER_CELL_MEMORY_STATS, PER_CPU_STATS,
-    READ, REFUSED, SHORT_MAP, SOURCES, TOO_MANY_CPUS, Field, OnlineCPUs, Readings, Source, Table,
-    begin_readings, count_cells, free_readings, free_table, new_table, read_all, read_cells,
-    read_cpu_map, read_online_cpus, read_pages, read_stats)
+    CELL_MEMORY, CPU, FREE_PAGES, HOST_MEMORY, MAX_CELLS, MAX_FIELDS, MAX_PAGE_SIZES,
+    MAX_PARAMETERS, READ, OnlineCPUs, Readings, Source, Table, begin_readings,
+    count_cells, free_readings, free_table, new_table, read_all, read_cells, read_cpu_map,
+    read_online_cpus, read_pages, read_stats)
 from pyvirhost._results cimport (
-    CellsFreeMemory, CPUMap, FieldLayout, HostSnapshot, NodeInfo, PageCounts, StatsArray,
-    StatsTable, TypedParameters, add_typed_parameter, field_bits, new_cells_free_memory,
-    new_cpu_map, new_layout, new_node_info, new_page_counts, new_security_model, new_snapshot,
-    new_stats_array, new_stats_table, new_typed_parameters, new_version, refill_stats_array,
-    refill_stats_table)
+    CPUStats, HostSnapshot, Learned, MemoryStats, PageCounts, Stats, StatsTable, TypedParameters,
+    add_typed_parameter, check_out, field_bits, fill_snapshot, new_cells_free_memory,
+    new_cpu_map, new_node_info, new_page_counts, new_security_model, new_snapshot, new_stats,
+    new_stats_table, new_typed_parameters, new_version)
 
-from pyvirhost._errors import (AuthenticationError, ConnectionLostError, InvalidArgumentError,
-                               LibvirtError, NotSupportedError, OperationTimeoutError)
-from pyvirhost._events import EventLoop, start_thread
+from pyvirhost._errors import (ConnectionLostError, InvalidArgumentError, LibvirtError,
+                               NotSupportedError)
 from pyvirhost import _results
 
 
@@ -72,34 +63,14 @@ cdef extern from *:
 
 
 cdef enum:
-    # One past the last kind of credential that this package knows.
-    VIR_CRED_LAST = 10
-
-cdef enum Taught:
-    # What a server taught, once for all: behind the layouts of the sources the number of cells,
-    # the page sizes and the URI.
-    CELL_COUNT = SOURCES
-    PAGE_SIZES
-    URI
-    FACTS
-
-cdef tuple UNITS = ("ns", "KiB", "KiB")
-cdef const char *C_FUNCTIONS[FIELD_COUNT]
-C_FUNCTIONS[:] = [
-    "virNodeGetInfo", "virNodeGetCPUStats", "virNodeGetCPUMap", "virNodeGetCPUStats",
-    "virNodeGetMemoryStats", "virNodeGetFreeMemory", "virNodeGetCellsFreeMemory",
-    "virNodeGetMemoryStats", "virNodeGetFreePages", "virNodeGetMemoryParameters",
-]
-
-cdef tuple FIELD_NAMES = _results.ALL
-
-cdef enum:
     PAGES_BIT = 1 << FREE_PAGES
 
 
 ctypedef int (*IntGetter)(lib.virConnectPtr) noexcept nogil
 ctypedef char *(*TextGetter)(lib.virConnectPtr) noexcept nogil
 ctypedef int (*VersionGetter)(lib.virConnectPtr, unsigned long *) noexcept nogil
+ctypedef int (*ParameterSetter)(lib.virConnectPtr, lib.virTypedParameterPtr, int,
+                                unsigned int) noexcept nogil
 
 
 # ---- processes and threads ----------------------------------------------------------------------
@@ -180,96 +151,6 @@ cpdef int check_callback(object callback, int arguments, str name) except -1:
     return 0
 
 
-cdef class Authentication:
-    # One open's questions to its caller, and what became of them.
-    cdef object answer
-    cdef object error
-    cdef bint declined
-
-    cdef int collect(self, lib.virConnectCredentialPtr credentials,
-                     unsigned int count) except -1:
-        from pyvirhost.auth import Credential
-
-        cdef unsigned int i
-        asked = [
-            Credential(credential_type(credentials[i].type), optional_text(credentials[i].prompt),
-                       optional_text(credentials[i].challenge),
-                       optional_text(credentials[i].defresult))
-            for i in range(count)
-        ]
-        given = self.answer(asked)
-        if given is None:
-            self.declined = True
-            return 0
-        if isinstance(given, (str, bytes)):
-            raise auth_error(
-                f"auth must return a list of str or None, not {type(given).__name__}")
-        try:
-            answers = list(given)
-        except TypeError:
-            raise auth_error(f"auth must return a list of str or None, not "
-                             f"{type(given).__name__}") from None
-        if len(answers) != count:
-            raise auth_error(f"auth returned {len(answers)} answers to {count} questions")
-        texts = []
-        for credential, answer in zip(asked, answers):
-            if answer is None:
-                answer = credential.default
-            if answer is None:
-                raise auth_error(f"auth has no answer to {credential.type!r}")
-            if not isinstance(answer, str):
-                raise auth_error(
-                    f"auth must answer with str, not {type(answer).__name__}")
-            if "\0" in answer:
-                raise auth_error("auth answered with a NUL character")
-            texts.append(encoded(answer))
-        for i in range(count):
-            credentials[i].result = strdup(texts[i])
-            if credentials[i].result is NULL:
-                raise MemoryError
-            credentials[i].resultlen = <unsigned int>strlen(credentials[i].result)
-        return 0
-
-
-cdef bytes encoded(object answer):
-    text = None
-    try:
-        text = PyUnicode_AsEncodedString(answer, "utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        pass  # it has the secret, and would be the context of what is raised here
-    if text is None:
-        raise auth_error("auth answered with a lone surrogate, which UTF-8 can't express")
-    return text
-
-
-cdef object auth_error(str message):
-    return AuthenticationError(message, code=error_code(lib.VIR_ERR_AUTH_FAILED),
-                               function="virConnectOpenAuth")
-
-
-cdef object credential_type(int number):
-    from pyvirhost.constants import CredentialType
-
-    try:
-        return CredentialType(number)
-    except ValueError:
-        return number
-
-
-cdef str optional_text(const char *text):
-    return None if text is NULL else text.decode("utf-8", "replace")
-
-
-cdef int collect_credentials(lib.virConnectCredentialPtr credentials, unsigned int count,
-                             void *authentication) noexcept with gil:
-    cdef Authentication self = <Authentication>authentication
-    try:
-        self.collect(credentials, count)
-    except BaseException as error:
-        self.error = error
-    return -1 if self.declined or self.error is not None else 0
-
-
 # ---- the library --------------------------------------------------------------------------------
 
 def initialize():
@@ -306,223 +187,30 @@ def lib_version():
     return new_version(number)
 
 
-def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeout=None):
-    """Open a connection to a hypervisor's driver, in this process or in a libvirt daemon.
-
-    Parameters
-    ----------
-    uri : str, optional
-        Such as ``"qemu:///system"`` or ``"qemu+tls://host/system"``. By default libvirt chooses:
-        ``LIBVIRT_DEFAULT_URI``, its client configuration, or the first driver that answers. A URI
-        can name programs that libvirt runs (``command=``): whoever writes it runs code.
-    readonly : bool, default False
-        Ask for a connection that may only read, which a server may allow to more users.
-    auth : PasswordAuth, DEFAULT_AUTH or callable, optional
-        Who answers when the server asks for credentials. A callable is given a list of
-        `Credential` and returns a list of as many str, with None for a credential's default, or
-        None to decline. By default libvirt's own configuration files answer.
-    flags : ConnectFlags or int, default 0
-        ``VIR_CONNECT_RO`` is the same as `readonly`; ``VIR_CONNECT_NO_ALIASES`` takes `uri` as it
-        stands.
-    keepalive : (int, int), optional
-        Starts the `EventLoop` and, where the driver has keepalive, asks the server for a sign of
-        life every so many seconds, and takes the connection for lost after so many without one.
-    timeout : float, optional
-        In seconds, how long to wait at the most, also for the answers of `auth`. The attempt goes
-        on in a thread of its own and is closed when it succeeds too late; Ctrl-C ends the wait,
-        which it can't without a `timeout`.
-
-    Returns
-    -------
-    Connection
-
-    Raises
-    ------
-    InvalidArgumentError
-        The URI makes no sense, or there is no driver for it.
-    AuthenticationError
-        The server wants credentials that it did not get, or `auth` returned nonsense. What `auth`
-        raises is raised as it is.
-    OperationTimeoutError
-        The time was over.
-    LibvirtError
-        The server can't be reached.
-    OSError
-        ``EMFILE``, ``ENFILE``: libvirt would not get the file descriptors that it needs.
-    RuntimeError
-        No thread can be started for `timeout` or the `EventLoop`.
-
-    Notes
-    -----
-    ``virConnectOpenAuth``, since libvirt 0.4.0, in place of ``virConnectOpen`` and
-    ``virConnectOpenReadOnly``, since libvirt 0.0.3, which do the same; 4 round trips, 5 with an
-    event loop.
-
-    Examples
-    --------
-    >>> with pyvirhost.open("test:///default", readonly=True) as connection:
-    ...     connection.node_info().cpus
-    16
-    """
-    check_open(uri, auth, keepalive, timeout)
-    cdef unsigned int c_flags = uint_argument(flags, "flags")
-    if readonly:
-        c_flags |= lib.VIR_CONNECT_RO
-    if keepalive is not None:
-        EventLoop().start()
-    else:
-        keep_running()
-    connection = connect(uri, c_flags, auth) if timeout is None else (
-        connect_within(timeout, uri, c_flags, auth))
-    if keepalive is not None:
-        try:
-            connection.set_keepalive(*keepalive)
-        except NotSupportedError:
-            pass
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def check_open(uri, auth, keepalive, timeout):
-    """Raise what is wrong with arguments of `open`, which others take to pass them on."""
-    optional_text_argument(uri, "uri")
-    check_auth(auth)
-    check_keepalive(keepalive)
-    check_timeout(timeout)
-
-
-cdef int check_auth(object auth) except -1:
-    if auth is not None and not is_default(auth):
-        check_callback(auth, 1, "auth")
-    return 0
-
-
-cdef bint is_default(object auth) except -1:
-    from pyvirhost.auth import DEFAULT_AUTH
-
-    return auth is DEFAULT_AUTH
-
-
-cdef int check_keepalive(object keepalive) except -1:
-    if keepalive is None:
-        return 0
-    if not isinstance(keepalive, tuple) or len(keepalive) != 2:
-        raise TypeError("keepalive must be a tuple of an interval in seconds and a count")
-    if int_argument(keepalive[0], "keepalive's interval") < 1:
-        raise ValueError("keepalive's interval must be at least 1 second")
-    uint_argument(keepalive[1], "keepalive's count")
-    return 0
-
-
-cdef int check_timeout(object timeout) except -1:
-    if timeout is None:
-        return 0
-    if not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number, not {type(timeout).__name__}")
-    if not 0 < timeout <= _thread.TIMEOUT_MAX:
-        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
-    return 0
-
-
-cdef int descriptors_taken(const char *uri) noexcept:
-    # The most at a time: a socket and what wakes up its loop, or two pipes and both their ends,
-    # which ssh has. Without a URI, and by an alias, it can be either.
-    return 2 if uri is not NULL and strstr(uri, "://") is not NULL and (
-        strstr(uri, "ssh") is NULL) else 4
-
-
-cdef Connection connect(object uri, unsigned int flags, object auth):
-    cdef const char *c_uri = optional_text_argument(uri, "uri")
-    cdef Authentication authentication
-    cdef lib.virConnectAuth c_auth
-    cdef lib.virConnectAuthPtr used = NULL
-    cdef lib.virConnectPtr handle
-    cdef int types[VIR_CRED_LAST]
-    cdef int i
-    cdef int descriptors = descriptors_taken(c_uri)
-    # Made before the connection, which nobody would close if there were no memory for it.
-    cdef list taught = [None] * FACTS
-    authentication = Authentication.__new__(Authentication)
-    if auth is not None and is_default(auth):
-        used = lib.virConnectAuthPtrDefault
-    elif auth is not None:
-        authentication.answer = auth
-        for i in range(VIR_CRED_LAST - 1):
-            types[i] = i + 1
-        c_auth.credtype = types
-        c_auth.ncredtype = VIR_CRED_LAST - 1
-        c_auth.cb = collect_credentials
-        c_auth.cbdata = <void *>authentication
-        used = &c_auth
-    take_room(descriptors, "opening a connection")
-    with nogil:
-        handle = lib.virConnectOpenAuth(c_uri, used, flags)
-        give_room(descriptors)
-    if handle is NULL:
-        error = last_error(NULL, "virConnectOpenAuth")
-        if authentication.error is not None:
-            raise authentication.error
-        if authentication.declined:
-            error = recast(error, AuthenticationError)
-        raise error
-    return new_connection(handle, taught)
-
-
-class Attempt:
-    # An open that somebody may stop waiting for.
-
-    def __init__(self, uri, flags, auth):
-        self.arguments = uri, flags, auth
-        self.ended = _thread.allocate_lock()  # released at the end
-        self.ended.acquire()
-        self.abandoned = False
-        self.connection = None
-        self.error = None
-
-    def run(self):
-        try:
-            uri, flags, auth = self.arguments
-            self.connection = connect(uri, flags, auth)
-        except BaseException as error:
-            self.error = error
-        finally:
-            self.ended.release()
-        self.close_if_abandoned()
-
-    def abandon(self):
-        self.abandoned = True
-        self.close_if_abandoned()
-
-    def close_if_abandoned(self):
-        # Both sides ask, each after its own step, so at least one of them sees both.
-        if self.abandoned and self.connection is not None:
-            self.connection.close()
-
-
-cdef Connection connect_within(object timeout, object uri, unsigned int flags, object auth):
-    attempt = Attempt(uri, flags, auth)
-    start_thread("pyvirhost-open", attempt.run)
-    try:
-        ended = attempt.ended.acquire(True, timeout)
-    except BaseException:
-        attempt.abandon()
-        raise
-    if not ended:
-        attempt.abandon()
-        raise OperationTimeoutError(
-            f"opening {uri or 'the default URI'} took longer than {timeout} s",
-            code=error_code(lib.VIR_ERR_OPERATION_TIMEOUT), function="virConnectOpenAuth")
-    if attempt.error is not None:
-        raise attempt.error
-    return attempt.connection
+include "_open.pxi"
 
 
 # ---- arguments and results ----------------------------------------------------------------------
 
 cdef Source source_of_cell(int cell) noexcept:
     return HOST_MEMORY if cell == lib.VIR_NODE_MEMORY_STATS_ALL_CELLS else CELL_MEMORY
+
+
+cdef struct Hypervisor:
+    # Each NULL where libvirt is to choose; the texts live as long as the arguments.
+    const char *emulator
+    const char *arch
+    const char *machine
+    const char *virttype
+
+
+cdef int hypervisor_argument(Hypervisor *hypervisor, object emulator, object arch, object machine,
+                             object virttype) except -1:
+    hypervisor.emulator = optional_text_argument(emulator, "emulator")
+    hypervisor.arch = optional_text_argument(arch, "arch")
+    hypervisor.machine = optional_text_argument(machine, "machine")
+    hypervisor.virttype = optional_text_argument(virttype, "virttype")
+    return 0
 
 
 cdef list pairs_argument(object mapping, str name):
@@ -580,67 +268,26 @@ cdef frozenset MEMORY_COUNTERS = frozenset((
 ))
 
 
-cdef object failure(lib.virConnectPtr handle, int outcome, const char *function):
-    # Of a reading that has just failed on this thread.
-    if outcome == REFUSED:
-        return last_error(handle, function.decode())
-    return nonsense(outcome, function)
-
-
-cdef object nonsense(int outcome, const char *function):
-    if outcome == NO_MEMORY:
-        return MemoryError()
-    if outcome == SHORT_MAP:
-        problem = "a CPU map that is too short for its CPUs"
-    elif outcome == OTHER_FIELDS:
-        problem = "statistics with other fields than the first for one of many"
-    elif outcome == NO_ROWS:
-        problem = "a host without any"
-    elif outcome == TOO_MANY_CPUS:
-        problem = f"more than {MAX_CPUS} CPUs"
-    else:
-        problem = f"more than {MAX_CELLS} NUMA cells"
-    return server_error(function.decode(), problem)
-
-
-cdef bint says_none_left(object error) except -1:
-    # 0 is also the answer of a host that has none left. libvirt takes it for a failure for which
-    # nobody, VIR_FROM_NONE, gave a cause.
-    return error.domain == lib.VIR_FROM_NONE and type(error) is LibvirtError
-
-
-cdef object reading_error(const Readings *readings, int field, str uri):
-    # Why a field of a snapshot could not be read, or None.
-    cdef int outcome = readings.outcomes[field]
-    cdef const char *function = C_FUNCTIONS[field]
-    if outcome == READ:
-        return None
-    if field == PER_CPU_STATS:
-        function = readings.cpu_table.function
-    elif field == PER_CELL_MEMORY_STATS:
-        function = readings.cell_table.function
-    if outcome != REFUSED:
-        return nonsense(outcome, function)
-    error = recorded_error(readings.refusals[field], readings.lost[field], uri, function.decode())
-    return None if field == FREE_MEMORY and says_none_left(error) else error
-
-
-cdef bint has(unsigned int fields, Field field) noexcept:
-    return fields >> <unsigned int>field & 1
+cdef bint is_of_page_sizes(int code) noexcept:
+    # libvirt refuses a size that the host does not have in these words.
+    return code in (lib.VIR_ERR_OPERATION_FAILED, lib.VIR_ERR_INVALID_ARG)
 
 
 cdef bint has_stale_page_sizes(const Readings *readings) noexcept:
-    # libvirt refuses a size that the host does not have in these words.
     cdef lib.virErrorPtr refusal = readings.refusals[<int>FREE_PAGES]
-    return refusal is not NULL and refusal.code in (
-        lib.VIR_ERR_OPERATION_FAILED, lib.VIR_ERR_INVALID_ARG)
+    return refusal is not NULL and is_of_page_sizes(refusal.code)
 
 
 cdef tuple page_sizes_argument(object page_sizes):
     cdef list sizes = items_argument(page_sizes, "page_sizes", "int")
+    return tuple([page_size_argument(size, f"page_sizes[{i}]") for i, size in enumerate(sizes)])
+
+
+cdef tuple few_page_sizes_argument(object page_sizes):
+    cdef tuple sizes = page_sizes_argument(page_sizes)
     if len(sizes) > <int>MAX_PAGE_SIZES:
         raise ValueError(f"page_sizes must have at most {MAX_PAGE_SIZES} sizes, not {len(sizes)}")
-    return tuple([page_size_argument(size, f"page_sizes[{i}]") for i, size in enumerate(sizes)])
+    return sizes
 
 
 def snapshot_arguments(fields, page_sizes):
@@ -648,7 +295,7 @@ def snapshot_arguments(fields, page_sizes):
     if fields is not None:
         fields = tuple(items_argument(fields, "fields", "str"))
         field_bits(fields)
-    return fields, None if page_sizes is None else page_sizes_argument(page_sizes)
+    return fields, None if page_sizes is None else few_page_sizes_argument(page_sizes)
 
 
 cdef tuple page_sizes_of(str capabilities):
@@ -662,38 +309,6 @@ cdef tuple page_sizes_of(str capabilities):
     return tuple([size for size in sizes if 0 < size <= UINT_MAX][:MAX_PAGE_SIZES])
 
 
-cdef int check_out(HostSnapshot out, list taught, unsigned int wanted,
-                   tuple page_sizes) except -1:
-    if out is None:
-        return 0
-    if out.source is not taught:
-        raise ValueError("out is a snapshot of another connection")
-    if out.wanted != wanted:
-        raise ValueError(f"out has the fields {', '.join(out.fields)}")
-    counts = out.free_pages
-    if page_sizes is not None and counts is not None and counts.page_sizes != page_sizes:
-        raise ValueError(f"out has the page sizes {counts.page_sizes}, not {page_sizes}")
-    return 0
-
-
-cdef NodeInfo node_info_like(NodeInfo out, const lib.virNodeInfo *info):
-    if out is not None and memcmp(&out.info, info, sizeof(info[0])) == 0:
-        return out
-    return new_node_info(info)
-
-
-cdef int known_count(FieldLayout layout) noexcept:
-    return 0 if layout is None else <int>layout.count
-
-
-cdef tuple numbers(const Table *table):
-    return tuple([table.numbers[row] for row in range(table.rows)])
-
-
-cdef long long nanoseconds(const timespec *time) noexcept:
-    return <long long>time.tv_sec * 1_000_000_000 + time.tv_nsec
-
-
 cdef object compare_result(int result):
     from pyvirhost.constants import CPUCompareResult
 
@@ -705,21 +320,6 @@ cdef str owned_text(char *text):
         return text.decode("utf-8", "replace")
     finally:
         free(text)
-
-
-cdef Connection new_connection(lib.virConnectPtr handle, list taught):
-    cdef Connection connection
-    try:
-        connection = Connection.__new__(Connection)
-    except BaseException:
-        close_in_background(handle, False)
-        raise
-    connection.handle = handle
-    connection.taught = taught
-    connection.forks = forks
-    connection.process = getpid()
-    connection.closing = False
-    return connection
 
 
 # Methods of C's kind, which the interpreter calls a tenth faster than Cython's own; inspect takes
@@ -755,8 +355,7 @@ cdef class Connection:
     cdef bint closing
     cdef unsigned long forks
     cdef int process
-    # What the server taught, by Taught, shared by all handles of the connection; None is "not yet".
-    cdef list taught
+    cdef Learned learned  # shared by all handles of the connection
     # The close callback and its number, in close_callbacks until it has been called; None and 0
     # without one. While a thread registers or unregisters it, no other may.
     cdef object callback
@@ -881,7 +480,7 @@ cdef class Connection:
                 result = lib.virConnectRef(handle)
             if result < 0:
                 raise last_error(handle, "virConnectRef")
-            return new_connection(handle, self.taught)
+            return new_connection(handle, self.learned)
         finally:
             self.leave()
 
@@ -931,6 +530,30 @@ cdef class Connection:
             return new_version(number)
         finally:
             self.leave()
+
+    cdef int set_parameters(self, ParameterSetter set, str function, list wanted,
+                            object flags) except -1:
+        cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef lib.virTypedParameterPtr parameters = NULL
+        cdef int count = 0
+        cdef int room = 0
+        cdef int result
+        cdef lib.virConnectPtr handle
+        try:
+            for name, type_name, value in wanted:
+                add_typed_parameter(&parameters, &count, &room, name, type_name, value,
+                                    "parameters")
+            handle = self.enter()
+            try:
+                with nogil:
+                    result = set(handle, parameters, count, c_flags)
+                if result < 0:
+                    raise last_error(handle, function)
+            finally:
+                self.leave()
+        finally:
+            lib.virTypedParamsFree(parameters, count)
+        return 0
 
     # ---- who answers ----
 
@@ -1250,27 +873,8 @@ cdef class Connection:
         -----
         ``virConnectSetIdentity``, since libvirt 5.8.0; 1 round trip.
         """
-        cdef list wanted = typed(parameters, IDENTITY)
-        cdef unsigned int c_flags = uint_argument(flags, "flags")
-        cdef lib.virTypedParameterPtr c_parameters = NULL
-        cdef int count = 0
-        cdef int room = 0
-        cdef int result
-        cdef lib.virConnectPtr handle
-        try:
-            for name, type_name, value in wanted:
-                add_typed_parameter(&c_parameters, &count, &room, name, type_name, value,
-                                    "parameters")
-            handle = self.enter()
-            try:
-                with nogil:
-                    result = lib.virConnectSetIdentity(handle, c_parameters, count, c_flags)
-                if result < 0:
-                    raise last_error(handle, "virConnectSetIdentity")
-            finally:
-                self.leave()
-        finally:
-            lib.virTypedParamsFree(c_parameters, count)
+        self.set_parameters(lib.virConnectSetIdentity, "virConnectSetIdentity",
+                            typed(parameters, IDENTITY), flags)
 
     # ---- what the host can do ----
 
@@ -1420,18 +1024,7 @@ cdef class Connection:
         -----
         ``virConnectCompareCPU``, since libvirt 0.7.5; 1 round trip.
         """
-        cdef const char *c_xml = text_argument(xml, "xml")
-        cdef unsigned int c_flags = uint_argument(flags, "flags")
-        cdef lib.virConnectPtr handle = self.enter()
-        cdef int result
-        try:
-            with nogil:
-                result = lib.virConnectCompareCPU(handle, c_xml, c_flags)
-            if result < 0:
-                raise last_error(handle, "virConnectCompareCPU")
-            return compare_result(result)
-        finally:
-            self.leave()
+        return self.compare(xml, NULL, flags)
 
     def compare_hypervisor_cpu(self, xml, *, emulator=None, arch=None, machine=None,
                                virttype=None, flags=0):
@@ -1467,20 +1060,27 @@ cdef class Connection:
         -----
         ``virConnectCompareHypervisorCPU``, since libvirt 4.4.0; 1 round trip.
         """
+        cdef Hypervisor hypervisor
+        hypervisor_argument(&hypervisor, emulator, arch, machine, virttype)
+        return self.compare(xml, &hypervisor, flags)
+
+    cdef object compare(self, object xml, const Hypervisor *hypervisor, object flags):
+        # With the host's CPU, or with what a hypervisor makes of it.
         cdef const char *c_xml = text_argument(xml, "xml")
-        cdef const char *c_emulator = optional_text_argument(emulator, "emulator")
-        cdef const char *c_arch = optional_text_argument(arch, "arch")
-        cdef const char *c_machine = optional_text_argument(machine, "machine")
-        cdef const char *c_virttype = optional_text_argument(virttype, "virttype")
         cdef unsigned int c_flags = uint_argument(flags, "flags")
         cdef lib.virConnectPtr handle = self.enter()
         cdef int result
         try:
             with nogil:
-                result = lib.virConnectCompareHypervisorCPU(
-                    handle, c_emulator, c_arch, c_machine, c_virttype, c_xml, c_flags)
+                if hypervisor is NULL:
+                    result = lib.virConnectCompareCPU(handle, c_xml, c_flags)
+                else:
+                    result = lib.virConnectCompareHypervisorCPU(
+                        handle, hypervisor.emulator, hypervisor.arch, hypervisor.machine,
+                        hypervisor.virttype, c_xml, c_flags)
             if result < 0:
-                raise last_error(handle, "virConnectCompareHypervisorCPU")
+                raise last_error(handle, "virConnectCompareCPU" if hypervisor is NULL else
+                                 "virConnectCompareHypervisorCPU")
             return compare_result(result)
         finally:
             self.leave()
@@ -1508,24 +1108,7 @@ cdef class Connection:
         -----
         ``virConnectBaselineCPU``, since libvirt 0.7.7; 1 round trip.
         """
-        cdef list xmls = items_argument(xml_cpus, "xml_cpus", "str")
-        cdef unsigned int c_flags = uint_argument(flags, "flags")
-        cdef unsigned int count = len(xmls)
-        cdef const char **c_xmls = texts_argument(xmls, "xml_cpus")
-        cdef lib.virConnectPtr handle
-        cdef char *result
-        try:
-            handle = self.enter()
-            try:
-                with nogil:
-                    result = lib.virConnectBaselineCPU(handle, c_xmls, count, c_flags)
-                if result is NULL:
-                    raise last_error(handle, "virConnectBaselineCPU")
-                return owned_text(result)
-            finally:
-                self.leave()
-        finally:
-            PyMem_Free(c_xmls)
+        return self.baseline(xml_cpus, NULL, flags)
 
     def baseline_hypervisor_cpu(self, xml_cpus, *, emulator=None, arch=None, machine=None,
                                 virttype=None, flags=0):
@@ -1555,11 +1138,13 @@ cdef class Connection:
         -----
         ``virConnectBaselineHypervisorCPU``, since libvirt 4.4.0; 1 round trip.
         """
+        cdef Hypervisor hypervisor
+        hypervisor_argument(&hypervisor, emulator, arch, machine, virttype)
+        return self.baseline(xml_cpus, &hypervisor, flags)
+
+    cdef str baseline(self, object xml_cpus, const Hypervisor *hypervisor, object flags):
+        # Of what the hosts have, or of what a hypervisor makes of it.
         cdef list xmls = items_argument(xml_cpus, "xml_cpus", "str")
-        cdef const char *c_emulator = optional_text_argument(emulator, "emulator")
-        cdef const char *c_arch = optional_text_argument(arch, "arch")
-        cdef const char *c_machine = optional_text_argument(machine, "machine")
-        cdef const char *c_virttype = optional_text_argument(virttype, "virttype")
         cdef unsigned int c_flags = uint_argument(flags, "flags")
         cdef unsigned int count = len(xmls)
         cdef const char **c_xmls = texts_argument(xmls, "xml_cpus")
@@ -1569,10 +1154,15 @@ cdef class Connection:
             handle = self.enter()
             try:
                 with nogil:
-                    result = lib.virConnectBaselineHypervisorCPU(
-                        handle, c_emulator, c_arch, c_machine, c_virttype, c_xmls, count, c_flags)
+                    if hypervisor is NULL:
+                        result = lib.virConnectBaselineCPU(handle, c_xmls, count, c_flags)
+                    else:
+                        result = lib.virConnectBaselineHypervisorCPU(
+                            handle, hypervisor.emulator, hypervisor.arch, hypervisor.machine,
+                            hypervisor.virttype, c_xmls, count, c_flags)
                 if result is NULL:
-                    raise last_error(handle, "virConnectBaselineHypervisorCPU")
+                    raise last_error(handle, "virConnectBaselineCPU" if hypervisor is NULL else
+                                     "virConnectBaselineHypervisorCPU")
                 return owned_text(result)
             finally:
                 self.leave()
@@ -1631,15 +1221,13 @@ cdef class Connection:
             with nogil:
                 outcome = read_cpu_map(handle, &cpus, c_flags)
             if outcome != READ:
-                raise failure(handle, outcome, "virNodeGetCPUMap")
-            bits = cpus.bits
-            cpus.bits = NULL
-            return new_cpu_map(bits, cpus.present, cpus.online)
+                raise outcome_error(handle, outcome, "virNodeGetCPUMap")
+            return new_cpu_map(&cpus)
         finally:
             free(cpus.bits)
             self.leave()
 
-    def cpu_stats(self, cpu=-1, flags=0, *, StatsArray out=None):
+    def cpu_stats(self, cpu=-1, flags=0, *, CPUStats out=None):
         """Return the time that CPUs spent in each mode since the host booted.
 
         Parameters
@@ -1648,12 +1236,12 @@ cdef class Connection:
             The number of one CPU, or `ALL_CPUS` for the sum over all.
         flags : int, default 0
             libvirt defines none yet.
-        out : StatsArray, optional
+        out : CPUStats, optional
             An earlier reading of the same kind, to be overwritten instead of making a new one.
 
         Returns
         -------
-        StatsArray
+        CPUStats
             In ns, shape ``(fields,)``, dtype uint64; `out` where it is given.
 
         Raises
@@ -1697,12 +1285,12 @@ cdef class Connection:
         cdef Table table
         cdef int outcome
         cpus.bits = NULL
-        new_table(&table, known_count(self.known_layout(CPU)))
+        new_table(&table, self.learned.field_count(CPU))
         try:
             with nogil:
                 outcome = read_online_cpus(handle, &cpus, &table)
             if outcome != READ:
-                raise failure(handle, outcome, table.function)
+                raise outcome_error(handle, outcome, table.function)
             return self.table(CPU, &table, out)
         finally:
             free(cpus.bits)
@@ -1711,7 +1299,7 @@ cdef class Connection:
 
     # ---- memory ----
 
-    def memory_stats(self, cell=-1, flags=0, *, StatsArray out=None):
+    def memory_stats(self, cell=-1, flags=0, *, MemoryStats out=None):
         """Return how the memory of the host or of one NUMA cell is used.
 
         Parameters
@@ -1720,12 +1308,12 @@ cdef class Connection:
             The number of one NUMA cell, or `ALL_CELLS` for the host.
         flags : int, default 0
             libvirt defines none yet.
-        out : StatsArray, optional
+        out : MemoryStats, optional
             An earlier reading of the same kind, to be overwritten instead of making a new one.
 
         Returns
         -------
-        StatsArray
+        MemoryStats
             In KiB, shape ``(fields,)``, dtype uint64; `out` where it is given. A cell has fewer
             fields than the host.
 
@@ -1770,14 +1358,14 @@ cdef class Connection:
         cdef lib.virConnectPtr handle = self.enter()
         cdef Table table
         cdef int outcome
-        cdef int cells = self.known_cells()
-        new_table(&table, known_count(self.known_layout(CELL_MEMORY)))
+        cdef int cells = self.learned.cells()
+        new_table(&table, self.learned.field_count(CELL_MEMORY))
         try:
             with nogil:
                 outcome = read_cells(handle, &cells, &table)
             if outcome != READ:
-                raise failure(handle, outcome, table.function)
-            self.taught[<Py_ssize_t>CELL_COUNT] = cells
+                raise outcome_error(handle, outcome, table.function)
+            self.learned.learn_cells(cells)
             return self.table(CELL_MEMORY, &table, out)
         finally:
             free_table(&table)
@@ -1849,13 +1437,14 @@ cdef class Connection:
 
     # ---- pages ----
 
-    def free_pages(self, page_sizes, start_cell=0, cell_count=None, flags=0):
+    def free_pages(self, page_sizes=None, start_cell=0, cell_count=None, flags=0):
         """Return how many pages of each size are free in each NUMA cell.
 
         Parameters
         ----------
-        page_sizes : list of int
-            In KiB, such as ``[4, 2048, 1048576]``.
+        page_sizes : list of int, optional
+            In KiB, such as ``[4, 2048, 1048576]``; by default those that the host has, which its
+            capabilities say the first time.
         start_cell : int, default 0
             The first cell; for some drivers, QEMU's among them, -1 is the whole host.
         cell_count : int, optional
@@ -1866,7 +1455,7 @@ cdef class Connection:
         Returns
         -------
         PageCounts
-            Shape ``(cells, len(page_sizes))``, dtype uint64.
+            Shape ``(cells, page sizes)``, dtype uint64.
 
         Raises
         ------
@@ -1874,42 +1463,57 @@ cdef class Connection:
             A page size is 0, or more counts are asked for than libvirt's protocol carries.
         InvalidArgumentError
             There is no such cell.
+        NotSupportedError
+            The driver can't count pages, or does not say which sizes the host has.
         LibvirtError
             A cell has no pages of such a size.
 
         Notes
         -----
-        ``virNodeGetFreePages``, since libvirt 1.2.6; 1 round trip, 2 for the first without a
-        `cell_count`.
+        ``virNodeGetFreePages``, since libvirt 1.2.6; 1 round trip, 1 more for the first without
+        `page_sizes` and for the first without a `cell_count`.
         """
-        cdef list sizes = items_argument(page_sizes, "page_sizes", "int")
+        cdef tuple sizes = None if page_sizes is None else page_sizes_argument(page_sizes)
         cdef int start = int_argument(start_cell, "start_cell")
         cdef unsigned int count = 0 if cell_count is None else uint_argument(
             cell_count, "cell_count")
         cdef unsigned int c_flags = uint_argument(flags, "flags")
+        cdef bint learned = sizes is None and self.learned.page_sizes() is not None
+        if sizes is None:
+            sizes = self.known_page_sizes()
+        if cell_count is None:
+            count = max(self.cells() - max(start, -1), 1)
+        try:
+            return self.page_counts(sizes, start, count, c_flags)
+        except LibvirtError as error:
+            if not learned or not is_of_page_sizes(error.code):
+                raise
+        # The host may have other sizes by now.
+        self.learned.learn_page_sizes(None)
+        return self.page_counts(self.known_page_sizes(), start, count, c_flags)
+
+    cdef PageCounts page_counts(self, tuple sizes, int start, unsigned int count,
+                                unsigned int flags):
         cdef unsigned int c_sizes[MAX_CELLS]
         cdef unsigned long long counts[MAX_CELLS]
         cdef unsigned int size_count = min(len(sizes), <int>MAX_CELLS)
         cdef unsigned int i
         cdef lib.virConnectPtr handle
         cdef int outcome
-        for i in range(size_count):
-            c_sizes[i] = page_size_argument(sizes[i], f"page_sizes[{i}]")
-        if cell_count is None:
-            count = max(self.cells() - max(start, -1), 1)
         if len(sizes) * <unsigned long long>count > <unsigned long long>MAX_CELLS:
             raise ValueError(f"page_sizes times cell_count must be at most {MAX_CELLS}, "
                              f"not {len(sizes)} times {count}")
+        for i in range(size_count):
+            c_sizes[i] = sizes[i]
         handle = self.enter()
         try:
             with nogil:
-                outcome = read_pages(handle, c_sizes, size_count, start, &count, counts, c_flags)
+                outcome = read_pages(handle, c_sizes, size_count, start, &count, counts, flags)
             if outcome != READ:
                 raise self.cell_error(last_error(handle, "virNodeGetFreePages"), start)
         finally:
             self.leave()
-        return new_page_counts(tuple([c_sizes[i] for i in range(size_count)]), start, count,
-                               counts)
+        return new_page_counts(sizes, start, count, counts)
 
     def alloc_pages(self, pages, start_cell=-1, cell_count=1, flags=0):
         """Reserve huge pages, or with ``VIR_NODE_ALLOC_PAGES_SET`` set how many there are.
@@ -2035,27 +1639,8 @@ cdef class Connection:
         -----
         ``virNodeSetMemoryParameters``, since libvirt 0.10.2; 2 round trips.
         """
-        cdef list wanted = memory_settings(parameters)
-        cdef unsigned int c_flags = uint_argument(flags, "flags")
-        cdef lib.virTypedParameterPtr c_parameters = NULL
-        cdef int count = 0
-        cdef int room = 0
-        cdef int result
-        cdef lib.virConnectPtr handle
-        try:
-            for name, type_name, value in wanted:
-                add_typed_parameter(&c_parameters, &count, &room, name, type_name, value,
-                                    "parameters")
-            handle = self.enter()
-            try:
-                with nogil:
-                    result = lib.virNodeSetMemoryParameters(handle, c_parameters, count, c_flags)
-                if result < 0:
-                    raise last_error(handle, "virNodeSetMemoryParameters")
-            finally:
-                self.leave()
-        finally:
-            lib.virTypedParamsFree(c_parameters, count)
+        self.set_parameters(lib.virNodeSetMemoryParameters, "virNodeSetMemoryParameters",
+                            memory_settings(parameters), flags)
 
     def sev_info(self, flags=0):
         """Return what the host offers for AMD's Secure Encrypted Virtualization (SEV).
@@ -2109,9 +1694,9 @@ cdef class Connection:
 
         Parameters
         ----------
-        fields : iterable of str, default PRIORITY
-            Of the names in `ALL`. Those in `PRIORITY` a daemon answers also when all its ordinary
-            workers are stuck.
+        fields : iterable of str, optional
+            Names from `ALL_FIELDS`; by default `PRIORITY_FIELDS`, which a daemon answers even when
+            all its ordinary workers are stuck.
         page_sizes : list of int, optional
             In KiB: read ``free_pages``, too, and for these. By default for those that the host
             has, which its capabilities say the first time.
@@ -2149,22 +1734,22 @@ cdef class Connection:
         cdef Readings readings
         cdef lib.virConnectPtr handle
         cdef unsigned int wanted = field_bits(
-            _results.PRIORITY if fields is None else items_argument(fields, "fields", "str"))
+            _results.PRIORITY_FIELDS if fields is None else items_argument(fields, "fields", "str"))
         cdef tuple sizes = None
         if page_sizes is not None:
             wanted |= PAGES_BIT
-            sizes = page_sizes_argument(page_sizes)
-        check_out(out, self.taught, wanted, sizes)
+            sizes = few_page_sizes_argument(page_sizes)
+        check_out(out, self.learned, wanted, sizes)
         handle = self.enter()
         begin_readings(&readings)
         try:
             failures = self.read(handle, &readings, wanted, sizes)
             if sizes is None and has_stale_page_sizes(&readings):
-                self.taught[<Py_ssize_t>PAGE_SIZES] = None
+                self.learned.learn_page_sizes(None)
                 failures |= self.read(handle, &readings, PAGES_BIT, None)
             readings.wanted = wanted
-            result = new_snapshot(self.taught, self.known_uri(), wanted) if out is None else out
-            self.fill(result, &readings, failures)
+            result = new_snapshot(self.learned, self.known_uri(), wanted) if out is None else out
+            fill_snapshot(result, &readings, failures)
             return result
         finally:
             free_readings(&readings)
@@ -2186,95 +1771,12 @@ cdef class Connection:
                 for i in range(len(page_sizes)):
                     readings.pages.sizes[i] = page_sizes[i]
         readings.wanted = wanted
-        readings.cells = self.known_cells()
-        for i in range(SOURCES):
-            readings.counts[i] = known_count(self.known_layout(i))
+        self.learned.prepare(readings)
         with nogil:
             read_all(handle, readings)
         if readings.cells >= 0:
-            self.taught[<Py_ssize_t>CELL_COUNT] = readings.cells
+            self.learned.learn_cells(readings.cells)
         return failures
-
-    cdef int fill(self, HostSnapshot snapshot, Readings *readings, dict failures) except -1:
-        # What the snapshot has already is used again where it fits.
-        cdef NodeInfo info
-        cdef StatsArray cpu, memory
-        cdef StatsTable cpu_table, cell_table
-        cdef CPUMap cpus = None
-        cdef CellsFreeMemory cells_free = None
-        cdef PageCounts pages = None
-        cdef TypedParameters parameters = None
-        cdef unsigned int good = 0
-        cdef int field
-        for field in range(<int>FIELD_COUNT):
-            if readings.wanted >> field & 1 and FIELD_NAMES[field] not in failures:
-                error = reading_error(readings, field, snapshot.host_uri)
-                if error is None:
-                    good |= 1u << field
-                else:
-                    failures[FIELD_NAMES[field]] = error
-        with cython.critical_section(snapshot):
-            info = snapshot.info
-            cpu = snapshot.cpu
-            memory = snapshot.memory
-            cpu_table = snapshot.cpu_table
-            cell_table = snapshot.cell_table
-        info = node_info_like(info, &readings.info) if has(good, NODE_INFO) else None
-        cpu = self.stats_like(cpu, CPU, readings.cpu, readings.counts[<int>CPU]) if (
-            has(good, CPU_STATS)) else None
-        memory = self.stats_like(memory, HOST_MEMORY, readings.memory,
-                                 readings.counts[<int>HOST_MEMORY]) if (
-            has(good, MEMORY_STATS)) else None
-        cpu_table = self.table_like(cpu_table, CPU, &readings.cpu_table) if (
-            has(good, PER_CPU_STATS)) else None
-        cell_table = self.table_like(cell_table, CELL_MEMORY, &readings.cell_table) if (
-            has(good, PER_CELL_MEMORY_STATS)) else None
-        if has(good, CPU_MAP):
-            bits = readings.cpus.bits
-            readings.cpus.bits = NULL
-            cpus = new_cpu_map(bits, readings.cpus.present, readings.cpus.online)
-        if has(good, CELLS_FREE_MEMORY):
-            cells_free = new_cells_free_memory(
-                0, readings.cells_read, readings.cells_free_memory)
-        if has(good, FREE_PAGES):
-            pages = new_page_counts(
-                tuple([readings.pages.sizes[i] for i in range(readings.pages.size_count)]), 0,
-                readings.pages.cells, readings.pages.counts)
-        if has(good, MEMORY_PARAMETERS):
-            parameters = new_typed_parameters(readings.parameters, readings.parameter_count)
-        with cython.critical_section(snapshot):
-            snapshot.read = good
-            snapshot.info = info
-            snapshot.cpu = cpu
-            snapshot.memory = memory
-            snapshot.cpu_table = cpu_table
-            snapshot.cell_table = cell_table
-            snapshot.cpus = cpus
-            snapshot.cells_free = cells_free
-            snapshot.pages = pages
-            snapshot.parameters = parameters
-            snapshot.free = readings.free_memory if has(good, FREE_MEMORY) else 0
-            snapshot.failures = failures or None
-            snapshot.began = readings.wall.tv_sec + readings.wall.tv_nsec / 1e9
-            snapshot.began_ns = nanoseconds(&readings.began)
-            snapshot.took_ns = nanoseconds(&readings.ended) - snapshot.began_ns
-        return 0
-
-    cdef StatsArray stats_like(self, StatsArray out, Source source,
-                               const lib.virNodeCPUStats *reading, int count):
-        cdef FieldLayout layout = self.learned(
-            source, self.known_layout(source), reading, count)
-        if out is None or out.layout is not layout:
-            return new_stats_array(layout, reading)
-        return refill_stats_array(out, layout, reading)
-
-    cdef StatsTable table_like(self, StatsTable out, Source source, const Table *table):
-        cdef FieldLayout layout = self.learned(
-            source, self.known_layout(source), table.first, table.count)
-        cdef tuple index = numbers(table)
-        if out is None or out.layout is not layout or out.numbers != index:
-            return new_stats_table(layout, index, table.values)
-        return refill_stats_table(out, layout, index, table.values)
 
     # ---- the rest ----
 
@@ -2340,41 +1842,10 @@ cdef class Connection:
 
     # ---- statistics and cells, learned once ----
 
-    cdef FieldLayout known_layout(self, Py_ssize_t source):
-        return self.taught[source]
-
-    cdef FieldLayout learned(self, Py_ssize_t source, FieldLayout known,
-                             const lib.virNodeCPUStats *reading, int count):
-        if known is not None and known.matches(reading, count):
-            return known
-        known = new_layout(reading, count, UNITS[source])
-        self.taught[source] = known
-        return known
-
-    cdef str known_uri(self):
-        if self.taught[<Py_ssize_t>URI] is None:
-            self.taught[<Py_ssize_t>URI] = self.uri()
-        return self.taught[<Py_ssize_t>URI]
-
-    cdef tuple known_page_sizes(self):
-        if self.taught[<Py_ssize_t>PAGE_SIZES] is None:
-            sizes = page_sizes_of(self.capabilities())
-            if not sizes:
-                raise NotSupportedError(
-                    "the host does not say which page sizes it has; name them: page_sizes=[4]",
-                    function="virConnectGetCapabilities")
-            self.taught[<Py_ssize_t>PAGE_SIZES] = sizes
-        return self.taught[<Py_ssize_t>PAGE_SIZES]
-
-    cdef int known_cells(self) except? -2:
-        cells = self.taught[<Py_ssize_t>CELL_COUNT]
-        return -1 if cells is None else cells
-
-    cdef StatsArray stats(self, Source source, int number, unsigned int flags, StatsArray out):
+    cdef Stats stats(self, Source source, int number, unsigned int flags, Stats out):
         cdef lib.virNodeCPUStats reading[MAX_FIELDS]
-        cdef FieldLayout layout = self.known_layout(source)
+        cdef int count = self.learned.field_count(source)
         cdef lib.virConnectPtr handle = self.enter()
-        cdef int count = known_count(layout)
         cdef int outcome
         try:
             with nogil:
@@ -2384,32 +1855,43 @@ cdef class Connection:
                     handle, "virNodeGetCPUStats" if source == CPU else "virNodeGetMemoryStats")
         finally:
             self.leave()
-        layout = self.learned(source, layout, reading, count)
-        if out is None:
-            return new_stats_array(layout, reading)
-        return refill_stats_array(out, layout, reading)
+        return new_stats(self.learned.layout(source, reading, count), reading, out)
 
     cdef StatsTable table(self, Source source, const Table *table, StatsTable out):
-        cdef FieldLayout layout = self.learned(
-            source, self.known_layout(source), table.first, table.count)
-        cdef tuple index = numbers(table)
-        if out is None:
-            return new_stats_table(layout, index, table.values)
-        return refill_stats_table(out, layout, index, table.values)
+        return new_stats_table(
+            self.learned.layout(source, table.first, table.count), table, out)
+
+    cdef str known_uri(self):
+        cdef str uri = self.learned.uri()
+        if uri is None:
+            uri = self.uri()
+            self.learned.learn_uri(uri)
+        return uri
+
+    cdef tuple known_page_sizes(self):
+        cdef tuple sizes = self.learned.page_sizes()
+        if sizes is None:
+            sizes = page_sizes_of(self.capabilities())
+            if not sizes:
+                raise NotSupportedError(
+                    "the host does not say which page sizes it has; name them: page_sizes=[4]",
+                    function="virConnectGetCapabilities")
+            self.learned.learn_page_sizes(sizes)
+        return sizes
 
     cdef int cells(self) except -1:
         # How many NUMA cells there are, asked once.
         cdef lib.virConnectPtr handle
         cdef int outcome
-        cdef int cells = self.known_cells()
+        cdef int cells = self.learned.cells()
         if cells < 0:
             handle = self.enter()
             try:
                 with nogil:
                     outcome = count_cells(handle, &cells)
                 if outcome != READ:
-                    raise failure(handle, outcome, "virNodeGetInfo")
-                self.taught[<Py_ssize_t>CELL_COUNT] = cells
+                    raise outcome_error(handle, outcome, "virNodeGetInfo")
+                self.learned.learn_cells(cells)
             finally:
                 self.leave()
         return cells

@@ -6,6 +6,10 @@ The only place that makes them, and the only place that silences libvirt's own p
 cimport libvirt as lib
 from libc.stdlib cimport free
 
+from pyvirhost._readings cimport (FIELD_COUNT, FREE_MEMORY, MAX_CELLS, MAX_CPUS, NO_MEMORY,
+                                  NO_ROWS, OTHER_FIELDS, PER_CELL_MEMORY_STATS, PER_CPU_STATS,
+                                  READ, REFUSED, SHORT_MAP, TOO_MANY_CPUS, Readings)
+
 
 class LibvirtError(Exception):
     """Tell what libvirt could not do; the subclasses say it in Python's terms.
@@ -110,6 +114,14 @@ cdef dict CLASSES = {
 }
 
 
+cdef const char *C_FUNCTIONS[FIELD_COUNT]
+C_FUNCTIONS[:] = [
+    "virNodeGetInfo", "virNodeGetCPUStats", "virNodeGetCPUMap", "virNodeGetCPUStats",
+    "virNodeGetMemoryStats", "virNodeGetFreeMemory", "virNodeGetCellsFreeMemory",
+    "virNodeGetMemoryStats", "virNodeGetFreePages", "virNodeGetMemoryParameters",
+]
+
+
 cdef object last_error(lib.virConnectPtr connection, str function):
     cdef lib.virErrorPtr record
     cdef int alive = -1
@@ -181,6 +193,49 @@ cpdef object server_error(str function, str problem):
         f"the server's answer makes no sense: {problem}", code=ErrorCode(lib.VIR_ERR_RPC),
         domain=ErrorDomain(lib.VIR_FROM_RPC), level=ErrorLevel(lib.VIR_ERR_ERROR),
         function=function)
+
+
+cdef object outcome_error(lib.virConnectPtr handle, int outcome, const char *function):
+    if outcome == REFUSED:
+        return last_error(handle, function.decode())
+    return nonsense(outcome, function)
+
+
+cdef object nonsense(int outcome, const char *function):
+    if outcome == NO_MEMORY:
+        return MemoryError()
+    if outcome == SHORT_MAP:
+        problem = "a CPU map that is too short for its CPUs"
+    elif outcome == OTHER_FIELDS:
+        problem = "statistics with other fields than the first for one of many"
+    elif outcome == NO_ROWS:
+        problem = "a host without any"
+    elif outcome == TOO_MANY_CPUS:
+        problem = f"more than {MAX_CPUS} CPUs"
+    else:
+        problem = f"more than {MAX_CELLS} NUMA cells"
+    return server_error(function.decode(), problem)
+
+
+cdef bint says_none_left(object error) except -1:
+    # 0 is also the answer of a host that has none left. libvirt takes it for a failure for which
+    # nobody, VIR_FROM_NONE, gave a cause.
+    return error.domain == lib.VIR_FROM_NONE and type(error) is LibvirtError
+
+
+cdef object reading_error(const Readings *readings, int field, str uri):
+    cdef int outcome = readings.outcomes[field]
+    cdef const char *function = C_FUNCTIONS[field]
+    if outcome == READ:
+        return None
+    if field == PER_CPU_STATS:
+        function = readings.cpu_table.function
+    elif field == PER_CELL_MEMORY_STATS:
+        function = readings.cell_table.function
+    if outcome != REFUSED:
+        return nonsense(outcome, function)
+    error = recorded_error(readings.refusals[field], readings.lost[field], uri, function.decode())
+    return None if field == FREE_MEMORY and says_none_left(error) else error
 
 
 cdef str text(const char *value):

@@ -46,7 +46,7 @@ cdef enum Outcome:
     TOO_MANY_CPUS = -7
 
 cdef enum Field:
-    # The parts of a snapshot, in the order in which they are read. `ALL` has their names.
+    # The parts of a snapshot, in the order in which they are read. `ALL_FIELDS` has their names.
     NODE_INFO
     CPU_STATS
     CPU_MAP

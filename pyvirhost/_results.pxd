@@ -1,7 +1,6 @@
 cimport libvirt as lib
 
-
-from pyvirhost._readings cimport MAX_FIELDS
+from pyvirhost._readings cimport OnlineCPUs, Readings, Source, Table
 
 
 cdef struct FieldName:
@@ -20,6 +19,26 @@ cdef class FieldLayout:
                       Py_ssize_t count) noexcept nogil
 
 
+cdef class Learned:
+    cdef FieldLayout cpu
+    cdef FieldLayout host_memory
+    cdef FieldLayout cell_memory
+    cdef int cell_count
+    cdef tuple host_page_sizes
+    cdef str host_uri
+
+    cdef FieldLayout known_layout(self, Source source)
+    cdef int field_count(self, Source source) noexcept
+    cdef void prepare(self, Readings *readings) noexcept
+    cdef FieldLayout layout(self, Source source, const lib.virNodeCPUStats *reading, int count)
+    cdef int cells(self) noexcept
+    cdef void learn_cells(self, int cells) noexcept
+    cdef tuple page_sizes(self)
+    cdef void learn_page_sizes(self, tuple sizes) noexcept
+    cdef str uri(self)
+    cdef void learn_uri(self, str uri) noexcept
+
+
 cdef class ReadOnlyMapping:
     pass
 
@@ -28,9 +47,17 @@ cdef class NodeInfo:
     cdef lib.virNodeInfo info
 
 
-cdef class StatsArray(ReadOnlyMapping):
+cdef class Stats(ReadOnlyMapping):
     cdef FieldLayout layout
     cdef unsigned long long *values
+
+
+cdef class CPUStats(Stats):
+    pass
+
+
+cdef class MemoryStats(Stats):
+    pass
 
 
 cdef class StatsTable(ReadOnlyMapping):
@@ -50,7 +77,7 @@ cdef class CPUMap:
     cdef bint is_online(self, int cpu) noexcept
 
 
-cdef class CellsFreeMemory:
+cdef class CellsFreeMemory(ReadOnlyMapping):
     cdef int first_cell
     cdef unsigned long long *values
     cdef Py_ssize_t cells
@@ -70,17 +97,17 @@ cdef class TypedParameters(ReadOnlyMapping):
 
 
 cdef class HostSnapshot:
-    # Of which connection it is, by what that one was taught; None after a pickle.
-    cdef list source
+    # Of which connection it is, by what that one has learned; None after a pickle.
+    cdef Learned source
     cdef str host_uri
     # Which fields were asked for, and which of them were read, as bits.
     cdef unsigned int wanted
     cdef unsigned int read
     cdef NodeInfo info
-    cdef StatsArray cpu
+    cdef CPUStats cpu
     cdef CPUMap cpus
     cdef StatsTable cpu_table
-    cdef StatsArray memory
+    cdef MemoryStats memory
     cdef unsigned long long free
     cdef CellsFreeMemory cells_free
     cdef StatsTable cell_table
@@ -92,17 +119,15 @@ cdef class HostSnapshot:
     cdef long long took_ns
 
 
-cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count, str unit)
 cdef NodeInfo new_node_info(const lib.virNodeInfo *info)
-cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *reading)
-cdef StatsArray refill_stats_array(StatsArray out, FieldLayout layout,
-                                   const lib.virNodeCPUStats *reading)
-cdef StatsTable new_stats_table(FieldLayout layout, tuple index, const unsigned long long *values)
-cdef StatsTable refill_stats_table(StatsTable out, FieldLayout layout, tuple index,
-                                   const unsigned long long *values)
-cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online)
-cdef HostSnapshot new_snapshot(list source, str uri, unsigned int wanted)
+cdef Stats new_stats(FieldLayout layout, const lib.virNodeCPUStats *reading, Stats out)
+cdef StatsTable new_stats_table(FieldLayout layout, const Table *table, StatsTable out)
+cdef CPUMap new_cpu_map(OnlineCPUs *cpus)
 cdef unsigned int field_bits(object fields) except? 0xffffffff
+cdef int check_out(HostSnapshot out, Learned source, unsigned int wanted,
+                   tuple page_sizes) except -1
+cdef HostSnapshot new_snapshot(Learned source, str uri, unsigned int wanted)
+cdef int fill_snapshot(HostSnapshot snapshot, Readings *readings, dict failures) except -1
 cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
                                            const unsigned long long *values)
 cdef PageCounts new_page_counts(tuple page_sizes, int start_cell, Py_ssize_t cells,

@@ -14,17 +14,23 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.limits cimport LLONG_MAX, LLONG_MIN
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
+from posix.time cimport timespec
 
 from pyvirhost._arguments cimport (int_argument, integer_argument, text_argument, uint_argument,
                                    ullong_argument)
-from pyvirhost._errors cimport last_error
-from pyvirhost._readings cimport FIELD_COUNT, FREE_MEMORY, MAX_FIELDS
+from pyvirhost._errors cimport last_error, reading_error
+from pyvirhost._readings cimport (
+    CELL_MEMORY, CELLS_FREE_MEMORY, CPU, CPU_MAP, CPU_STATS, FIELD_COUNT, FREE_MEMORY, FREE_PAGES,
+    HOST_MEMORY, MAX_FIELDS, MEMORY_PARAMETERS, MEMORY_STATS, NODE_INFO, PER_CELL_MEMORY_STATS,
+    PER_CPU_STATS, Field, OnlineCPUs, Readings, Source, Table)
 
 # collections.abc without the rest of collections, a fifth of the time that a first reading takes.
-from _collections_abc import ItemsView, KeysView, Mapping, Sequence, ValuesView
+from _collections_abc import ItemsView, KeysView, Mapping, Set, ValuesView
 from bisect import bisect_left
 
 from pyvirhost._errors import LibvirtError
+
+GenericAlias = type(list[int])  # of types, without loading it
 
 
 cdef extern from "<string.h>" nogil:
@@ -68,12 +74,17 @@ cdef unsigned long long *copied_values(const unsigned long long *values,
     return copy
 
 
+cdef int fill_pickled(unsigned long long *values, tuple numbers) except -1:
+    cdef Py_ssize_t i
+    for i in range(len(numbers)):
+        values[i] = PyNumber_Index(numbers[i])
+    return 0
+
+
 cdef unsigned long long *pickled_values(tuple numbers) except NULL:
     cdef unsigned long long *values = new_values(len(numbers))
-    cdef Py_ssize_t i
     try:
-        for i in range(len(numbers)):
-            values[i] = PyNumber_Index(numbers[i])
+        fill_pickled(values, numbers)
     except BaseException:
         PyMem_Free(values)
         raise
@@ -116,6 +127,9 @@ cdef object made_elsewhere(object self, str maker):
     return TypeError(f"{type(self).__name__} can't be made by hand, {maker} returns it")
 
 
+cdef tuple UNITS = ("ns", "KiB", "KiB")  # by `Source`
+
+
 @cython.final
 @cython.no_gc
 cdef class FieldLayout:
@@ -145,6 +159,8 @@ cdef FieldLayout layout_of(tuple names, str unit):
     cdef FieldLayout layout = FieldLayout.__new__(FieldLayout)
     cdef Py_ssize_t i
     cdef Py_ssize_t size = 0
+    if unit not in UNITS:
+        raise ValueError(f"no unit of a reading: {unit!r}")
     if len(names) > MAX_FIELDS:
         raise ValueError(f"a reading has at most {MAX_FIELDS} fields, not {len(names)}")
     layout.c_names = <FieldName *>PyMem_Malloc(max(len(names), 1) * sizeof(FieldName))
@@ -170,7 +186,87 @@ cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count
         unit)
 
 
-cdef FieldLayout NO_FIELDS = layout_of((), "")
+cdef FieldLayout NO_FIELDS = layout_of((), "ns")
+
+
+cdef inline int known_count(FieldLayout layout) noexcept:
+    return 0 if layout is None else <int>layout.count
+
+
+@cython.final
+@cython.no_gc
+cdef class Learned:
+    # What a server has told once for all; what it has not told yet is None, 0 or -1.
+
+    def __cinit__(self):
+        self.cell_count = -1
+
+    cdef FieldLayout known_layout(self, Source source):
+        cdef FieldLayout layout
+        with cython.critical_section(self):
+            if source == CPU:
+                layout = self.cpu
+            elif source == HOST_MEMORY:
+                layout = self.host_memory
+            else:
+                layout = self.cell_memory
+        return layout
+
+    cdef int field_count(self, Source source) noexcept:
+        return known_count(self.known_layout(source))
+
+    cdef void prepare(self, Readings *readings) noexcept:
+        # With what need not be asked again.
+        with cython.critical_section(self):
+            readings.cells = self.cell_count
+            readings.counts[<int>CPU] = known_count(self.cpu)
+            readings.counts[<int>HOST_MEMORY] = known_count(self.host_memory)
+            readings.counts[<int>CELL_MEMORY] = known_count(self.cell_memory)
+
+    cdef FieldLayout layout(self, Source source, const lib.virNodeCPUStats *reading, int count):
+        # The layout of a reading, which is learned.
+        cdef FieldLayout layout = self.known_layout(source)
+        if layout is not None and layout.matches(reading, count):
+            return layout
+        layout = new_layout(reading, count, UNITS[source])
+        with cython.critical_section(self):
+            if source == CPU:
+                self.cpu = layout
+            elif source == HOST_MEMORY:
+                self.host_memory = layout
+            else:
+                self.cell_memory = layout
+        return layout
+
+    cdef int cells(self) noexcept:
+        cdef int cells
+        with cython.critical_section(self):
+            cells = self.cell_count
+        return cells
+
+    cdef void learn_cells(self, int cells) noexcept:
+        with cython.critical_section(self):
+            self.cell_count = cells
+
+    cdef tuple page_sizes(self):
+        cdef tuple sizes
+        with cython.critical_section(self):
+            sizes = self.host_page_sizes
+        return sizes
+
+    cdef void learn_page_sizes(self, tuple sizes) noexcept:
+        with cython.critical_section(self):
+            self.host_page_sizes = sizes
+
+    cdef str uri(self):
+        cdef str uri
+        with cython.critical_section(self):
+            uri = self.host_uri
+        return uri
+
+    cdef void learn_uri(self, str uri) noexcept:
+        with cython.critical_section(self):
+            self.host_uri = uri
 
 
 cdef class ReadOnlyMapping:
@@ -289,6 +385,11 @@ cdef class NodeInfo:
         return self.info.threads
 
     @property
+    def memory_bytes(self):
+        """The host's memory in bytes: int."""
+        return self.memory * 1024
+
+    @property
     def max_cpus(self):
         """How many CPUs the layout has room for, online or not: int (``VIR_NODEINFO_MAXCPUS``)."""
         return self.nodes * self.sockets * self.cores * self.threads
@@ -319,23 +420,12 @@ def _restore_node_info(bytes model not None, memory, cpus, mhz, nodes, sockets, 
 
 # ---- statistics ---------------------------------------------------------------------------------
 
-@cython.final
 @cython.no_gc
-cdef class StatsArray(ReadOnlyMapping):
-    """One reading of a host's counters: a mapping of field to int, and a buffer.
-
-    `Connection.cpu_stats` and `Connection.memory_stats` return it. The fields are those the server
-    reports, in its order. As a buffer: read-only, shape ``(fields,)``, dtype uint64.
-
-    A reading that is passed as ``out=`` again changes in place, also under its buffers; it is
-    therefore not hashable.
-    """
+cdef class Stats(ReadOnlyMapping):
+    """One reading of a host's counters; its kinds are `CPUStats` and `MemoryStats`."""
 
     def __cinit__(self):
         self.layout = NO_FIELDS
-
-    def __init__(self, *args, **kwargs):
-        raise made_elsewhere(self, "Connection.cpu_stats() or memory_stats()")
 
     def __dealloc__(self):
         PyMem_Free(self.values)
@@ -361,20 +451,16 @@ cdef class StatsArray(ReadOnlyMapping):
                                  f"server reports {', '.join(self.layout.names)}") from None
 
     def __eq__(self, other):
-        if isinstance(other, StatsArray):
-            return (self.fields, self.unit) == (other.fields, other.unit) and same_values(
-                self.values, (<StatsArray>other).values, self.layout.count)
+        if isinstance(other, Stats):
+            return type(self) is type(other) and self.fields == other.fields and same_values(
+                self.values, (<Stats>other).values, self.layout.count)
         if isinstance(other, dict):
             return self.to_dict() == other
         return NotImplemented
 
     def __repr__(self):
         fields = ", ".join([f"{name}={value}" for name, value in self.items()])
-        return f"<StatsArray in {self.unit}: {fields}>"
-
-    def __reduce__(self):
-        return _restore_stats_array, (
-            self.fields, self.unit, python_numbers(self.values, self.layout.count))
+        return f"<{type(self).__name__} in {self.unit}: {fields}>"
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 1,
@@ -385,69 +471,122 @@ cdef class StatsArray(ReadOnlyMapping):
         """The names of the fields, in the server's order: tuple of str."""
         return self.layout.names
 
+
+@cython.final
+@cython.no_gc
+cdef class CPUStats(Stats):
+    """The time that CPUs spent in each mode since boot: a mapping of field to ns, and a buffer.
+
+    `Connection.cpu_stats` returns it. The fields are those that the server reports, in its order;
+    each is an attribute, too. As a buffer: read-only, shape ``(fields,)``, dtype uint64.
+
+    A reading that is passed as ``out=`` again changes in place, also under its buffers; it is
+    therefore not hashable.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.cpu_stats()")
+
+    def __reduce__(self):
+        return _restore_cpu_stats, (
+            self.fields, python_numbers(self.values, self.layout.count))
+
+    def in_seconds(self):
+        """Return a dict of field to seconds, without `utilization`, which is no time."""
+        return {field: time / 1e9 for field, time in self.items() if field != "utilization"}
+
     @property
     def unit(self):
-        """The unit of the values, ``"ns"`` or ``"KiB"`` (`utilization` is in percent): str."""
-        return self.layout.unit
+        """The unit of the values, ``"ns"`` (but `utilization` is in percent): str."""
+        return "ns"
 
     @property
     def kernel(self):
-        """Time in the kernel since boot, in ns: int, or None where it is not reported."""
+        """Time in the kernel, in ns: int, or None if not reported."""
         return self.get("kernel")
 
     @property
     def user(self):
-        """Time in user space since boot, in ns: int, or None where it is not reported."""
+        """Time in user space, guests included, in ns: int, or None if not reported."""
         return self.get("user")
 
     @property
     def idle(self):
-        """Idle time since boot, in ns: int, or None where it is not reported."""
+        """Idle time, in ns: int, or None if not reported."""
         return self.get("idle")
 
     @property
     def iowait(self):
-        """Time waiting for I/O since boot, in ns: int, or None where it is not reported."""
+        """Time spent waiting for I/O, in ns: int, or None if not reported."""
         return self.get("iowait")
 
     @property
     def intr(self):
-        """Time in interrupts since boot, in ns: int, or None where it is not reported."""
+        """Time spent handling interrupts, in ns: int, or None if not reported."""
         return self.get("intr")
 
     @property
     def guest(self):
-        """Time running guests since boot, in ns: int, or None where it is not reported."""
+        """Time running guests, in ns: int, or None if not reported."""
         return self.get("guest")
 
     @property
     def utilization(self):
-        """Share of time in use, in percent: int, or None where it is not reported."""
+        """How busy the CPUs are, in percent: int, or None if not reported."""
         return self.get("utilization")
+
+
+@cython.final
+@cython.no_gc
+cdef class MemoryStats(Stats):
+    """How memory is used: a mapping of field to KiB, and a buffer.
+
+    `Connection.memory_stats` returns it. The fields are those that the server reports, in its
+    order; each is an attribute, too. As a buffer: read-only, shape ``(fields,)``, dtype uint64.
+
+    A reading that is passed as ``out=`` again changes in place, also under its buffers; it is
+    therefore not hashable.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise made_elsewhere(self, "Connection.memory_stats()")
+
+    def __reduce__(self):
+        return _restore_memory_stats, (
+            self.fields, python_numbers(self.values, self.layout.count))
+
+    def in_bytes(self):
+        """Return a dict of field to bytes."""
+        return {field: size * 1024 for field, size in self.items()}
+
+    @property
+    def unit(self):
+        """The unit of the values, ``"KiB"``: str."""
+        return "KiB"
 
     @property
     def total(self):
-        """All memory, in KiB: int, or None where it is not reported."""
+        """All memory, in KiB: int, or None if not reported."""
         return self.get("total")
 
     @property
     def free(self):
-        """Memory not in use, in KiB: int, or None where it is not reported."""
+        """Unused memory, in KiB: int, or None if not reported."""
         return self.get("free")
 
     @property
     def buffers(self):
-        """Memory in kernel buffers, in KiB: int, or None where it is not reported."""
+        """Memory in kernel buffers, in KiB: int, or None if not reported."""
         return self.get("buffers")
 
     @property
     def cached(self):
-        """Memory in the page cache, in KiB: int, or None where it is not reported."""
+        """Memory in the page cache, in KiB: int, or None if not reported."""
         return self.get("cached")
 
     @property
     def available(self):
-        """Memory that programs could have without swapping, in KiB: int, or None as above."""
+        """Memory that programs can get without swapping, in KiB: int, or None if not reported."""
         return self.get("available")
 
 
@@ -456,31 +595,35 @@ cdef bint same_values(const unsigned long long *one, const unsigned long long *o
     return count == 0 or memcmp(one, other, count * UINT64_SIZE) == 0
 
 
-cdef StatsArray new_stats_array(FieldLayout layout, const lib.virNodeCPUStats *reading):
-    cdef StatsArray result = StatsArray.__new__(StatsArray)
+cdef Stats empty_stats(FieldLayout layout):
+    cdef Stats result = CPUStats.__new__(CPUStats) if layout.unit == "ns" else (
+        MemoryStats.__new__(MemoryStats))
     result.values = new_values(layout.count)
     result.layout = layout
-    fill_stats_array(result, reading)
     return result
 
 
-cdef StatsArray refill_stats_array(StatsArray out, FieldLayout layout,
-                                   const lib.virNodeCPUStats *reading):
-    check_same_fields(out.layout, layout)
-    fill_stats_array(out, reading)
+cdef Stats new_stats(FieldLayout layout, const lib.virNodeCPUStats *reading, Stats out):
+    # `out` where there is one.
+    cdef Py_ssize_t i
+    if out is None:
+        out = empty_stats(layout)
+    else:
+        check_same_fields(out.layout, layout)
+    for i in range(layout.count):
+        out.values[i] = reading[i].value
     return out
 
 
-cdef void fill_stats_array(StatsArray out, const lib.virNodeCPUStats *reading) noexcept:
-    cdef Py_ssize_t i
-    for i in range(out.layout.count):
-        out.values[i] = reading[i].value
+cdef Stats stats_like(Stats out, FieldLayout layout, const lib.virNodeCPUStats *reading):
+    # `out` where it fits.
+    return new_stats(layout, reading, out if (
+        out is not None and out.layout is layout) else None)
 
 
-cdef StatsArray stats_row(FieldLayout layout, const unsigned long long *values):
-    cdef StatsArray result = StatsArray.__new__(StatsArray)
-    result.values = copied_values(values, layout.count)
-    result.layout = layout
+cdef Stats stats_row(FieldLayout layout, const unsigned long long *values):
+    cdef Stats result = empty_stats(layout)
+    memcpy(result.values, values, layout.count * UINT64_SIZE)
     return result
 
 
@@ -491,25 +634,38 @@ cdef int check_same_fields(FieldLayout out, FieldLayout layout) except -1:
     return 0
 
 
-def _restore_stats_array(tuple fields not None, str unit not None, tuple values not None):
-    cdef StatsArray result = StatsArray.__new__(StatsArray)
-    cdef FieldLayout layout = layout_of(fields, unit)
+cdef Stats restored_stats(FieldLayout layout, tuple values):
+    cdef Stats result = empty_stats(layout)
     if len(values) != layout.count:
         raise ValueError(f"{len(values)} values for {layout.count} fields")
-    result.values = pickled_values(values)
-    result.layout = layout
+    fill_pickled(result.values, values)
     return result
+
+
+def _restore_cpu_stats(tuple fields not None, tuple values not None):
+    return restored_stats(layout_of(fields, "ns"), values)
+
+
+def _restore_memory_stats(tuple fields not None, tuple values not None):
+    return restored_stats(layout_of(fields, "KiB"), values)
 
 
 @cython.final
 @cython.no_gc
 cdef class StatsTable(ReadOnlyMapping):
-    """One reading per CPU or per NUMA cell: a mapping of its number to a `StatsArray`.
+    """A reading for each CPU or NUMA cell: a mapping of its number to `CPUStats` or `MemoryStats`.
 
     `Connection.per_cpu_stats` and `Connection.per_cell_memory_stats` return it. As a buffer:
-    read-only, C-contiguous, shape ``(len(index), len(fields))``, dtype uint64. Changes in place,
-    and only then, when it is passed as ``out=``.
+    read-only, C-contiguous, shape ``(len(index), len(fields))``, dtype uint64.
+
+    A table that is passed as ``out=`` again changes in place, also under its buffers; it is
+    therefore not hashable.
     """
+
+    @classmethod
+    def __class_getitem__(cls, row):
+        # For annotations: StatsTable[CPUStats].
+        return GenericAlias(cls, row)
 
     def __cinit__(self):
         self.layout = NO_FIELDS
@@ -588,19 +744,35 @@ cdef StatsTable shaped_table(FieldLayout layout, tuple index):
     return result
 
 
-cdef StatsTable new_stats_table(FieldLayout layout, tuple index, const unsigned long long *values):
-    cdef StatsTable result = shaped_table(layout, index)
-    result.values = copied_values(values, len(index) * layout.count)
-    return result
-
-
-cdef StatsTable refill_stats_table(StatsTable out, FieldLayout layout, tuple index,
-                                   const unsigned long long *values):
+cdef StatsTable new_stats_table(FieldLayout layout, const Table *table, StatsTable out):
+    # `out` where there is one.
+    cdef tuple index = tuple([table.numbers[row] for row in range(table.rows)])
+    cdef Py_ssize_t count = table.rows * layout.count
+    if out is None:
+        out = shaped_table(layout, index)
+        out.values = copied_values(table.values, count)
+        return out
     check_same_fields(out.layout, layout)
     if out.numbers != index:
         raise ValueError(f"out has the rows {out.numbers}, the reading has {index}")
-    memcpy(out.values, values, len(index) * layout.count * UINT64_SIZE)
+    memcpy(out.values, table.values, count * UINT64_SIZE)
     return out
+
+
+cdef StatsTable table_like(StatsTable out, FieldLayout layout, const Table *table):
+    # `out` where it fits.
+    return new_stats_table(layout, table, out if (
+        out is not None and out.layout is layout and has_rows(out.numbers, table)) else None)
+
+
+cdef bint has_rows(tuple index, const Table *table) except -1:
+    cdef Py_ssize_t row
+    if len(index) != table.rows:
+        return False
+    for row in range(table.rows):
+        if <int>index[row] != table.numbers[row]:
+            return False
+    return True
 
 
 def _restore_stats_table(tuple index not None, tuple fields not None, str unit not None,
@@ -620,12 +792,11 @@ def _restore_stats_table(tuple index not None, tuple fields not None, str unit n
 @cython.final
 @cython.no_gc
 cdef class CPUMap:
-    """Which of the host's CPUs are online: libvirt's own bitmap.
+    """The numbers of the host's online CPUs: a set of int, and libvirt's bitmap as a buffer.
 
-    `Connection.cpu_map` returns it. ``len()`` is how many CPUs are present, ``cpumap[i]`` says
-    whether CPU `i` is online, ``i in cpumap`` too (and is False past the end), iteration gives the
-    numbers of the CPUs online. As a buffer: read-only, shape ``((len + 7) // 8,)``, dtype uint8,
-    CPU `i` being bit ``i % 8`` of byte ``i // 8``.
+    `Connection.cpu_map` returns it. What a set says without changing it does so, also against other
+    sets. As a buffer: read-only, shape ``((present + 7) // 8,)``, dtype uint8, CPU `i` being bit
+    ``i % 8`` of byte ``i // 8``.
     """
 
     def __init__(self, *args, **kwargs):
@@ -635,13 +806,7 @@ cdef class CPUMap:
         free(self.bits)
 
     def __len__(self):
-        return self.cpus
-
-    def __getitem__(self, cpu):
-        number = PyNumber_Index(cpu)
-        if not 0 <= number < self.cpus:
-            raise IndexError(f"CPU {number} is not present, there are {self.cpus}")
-        return self.is_online(number)
+        return sum([self.is_online(cpu) for cpu in range(self.cpus)])
 
     def __contains__(self, cpu):
         if not isinstance(cpu, int):
@@ -657,12 +822,50 @@ cdef class CPUMap:
                 yield cpu
 
     def __eq__(self, other):
-        if not isinstance(other, CPUMap):
-            return NotImplemented
-        return len(self) == len(other) and bytes(self) == bytes(other)
+        if isinstance(other, CPUMap):
+            return self.__reduce__() == other.__reduce__()
+        if isinstance(other, Set):
+            return frozenset(self) == other
+        return NotImplemented
 
     def __hash__(self):
-        return hash((self.cpus, bytes(self)))
+        return hash(frozenset(self))
+
+    def __lt__(self, other):
+        return frozenset(self) < other
+
+    def __le__(self, other):
+        return frozenset(self) <= other
+
+    def __gt__(self, other):
+        return frozenset(self) > other
+
+    def __ge__(self, other):
+        return frozenset(self) >= other
+
+    def __and__(self, other):
+        return frozenset(self) & other
+
+    def __rand__(self, other):
+        return other & frozenset(self)
+
+    def __or__(self, other):
+        return frozenset(self) | other
+
+    def __ror__(self, other):
+        return other | frozenset(self)
+
+    def __sub__(self, other):
+        return frozenset(self) - other
+
+    def __rsub__(self, other):
+        return other - frozenset(self)
+
+    def __xor__(self, other):
+        return frozenset(self) ^ other
+
+    def __rxor__(self, other):
+        return other ^ frozenset(self)
 
     def __bytes__(self):
         return self.bits[:self.size] if self.size else b""
@@ -679,50 +882,60 @@ cdef class CPUMap:
     cdef bint is_online(self, int cpu) noexcept:
         return lib.VIR_CPU_USED(self.bits, cpu) != 0
 
+    def isdisjoint(self, other):
+        """Return whether none of these CPUs is in `other`."""
+        return frozenset(self).isdisjoint(other)
+
+    @property
+    def present(self):
+        """How many CPUs are present, as libvirt counts them: int."""
+        return self.cpus
+
     @property
     def online(self):
-        """How many CPUs are online: int."""
+        """How many CPUs are online, as libvirt counts them: int."""
         return self.online_count
 
     def to_dict(self):
         """Return a dict of CPU number to bool, for every CPU present."""
-        return {cpu: self[cpu] for cpu in range(self.cpus)}
+        return {cpu: self.is_online(cpu) for cpu in range(self.cpus)}
 
 
-cdef CPUMap new_cpu_map(unsigned char *bits, int cpus, unsigned int online):
-    # Takes over the bitmap, which libvirt allocated with malloc.
-    cdef CPUMap result
-    try:
-        result = CPUMap.__new__(CPUMap)
-    except BaseException:
-        free(bits)
-        raise
-    result.bits = bits
-    result.cpus = cpus
-    result.size = (<size_t>cpus + 7) // 8
-    result.online_count = online
+Set.register(CPUMap)
+
+
+cdef CPUMap new_cpu_map(OnlineCPUs *cpus):
+    # Takes over the bitmap.
+    cdef CPUMap result = CPUMap.__new__(CPUMap)
+    result.bits, cpus.bits = cpus.bits, NULL
+    result.cpus = cpus.present
+    result.size = (<size_t>cpus.present + 7) // 8
+    result.online_count = cpus.online
     return result
 
 
 def _restore_cpu_map(bytes bits not None, present, online):
-    cdef int cpus = PyNumber_Index(present)
-    cdef unsigned int online_count = PyNumber_Index(online)
-    cdef unsigned char *copy
-    if cpus < 0 or len(bits) != (<Py_ssize_t>cpus + 7) // 8:
-        raise ValueError(f"{len(bits)} bytes for {cpus} CPUs")
-    copy = <unsigned char *>malloc(max(len(bits), 1))
-    if copy is NULL:
+    cdef OnlineCPUs cpus
+    cpus.present = PyNumber_Index(present)
+    cpus.online = PyNumber_Index(online)
+    if cpus.present < 0 or len(bits) != (<Py_ssize_t>cpus.present + 7) // 8:
+        raise ValueError(f"{len(bits)} bytes for {cpus.present} CPUs")
+    cpus.bits = <unsigned char *>malloc(max(len(bits), 1))
+    if cpus.bits is NULL:
         raise MemoryError
-    memcpy(copy, <const unsigned char *>bits, len(bits))
-    return new_cpu_map(copy, cpus, online_count)
+    memcpy(cpus.bits, <const unsigned char *>bits, len(bits))
+    try:
+        return new_cpu_map(&cpus)
+    finally:
+        free(cpus.bits)
 
 
 # ---- memory of NUMA cells and pages -------------------------------------------------------------
 
 @cython.final
 @cython.no_gc
-cdef class CellsFreeMemory:
-    """The free memory of each NUMA cell in bytes: a sequence of int, and a buffer.
+cdef class CellsFreeMemory(ReadOnlyMapping):
+    """The free memory of each NUMA cell: a mapping of its number to bytes, and a buffer.
 
     `Connection.cells_free_memory` returns it. As a buffer: read-only, shape ``(cells,)``, dtype
     uint64.
@@ -737,37 +950,28 @@ cdef class CellsFreeMemory:
     def __len__(self):
         return self.cells
 
-    def __getitem__(self, item):
-        return python_numbers(self.values, self.cells)[item]
-
     def __iter__(self):
-        return iter(python_numbers(self.values, self.cells))
+        return iter(range(self.first_cell, self.first_cell + self.cells))
 
-    def __contains__(self, size):
-        return size in tuple(self)
-
-    def index(self, size):
-        """Return the position of the first cell with so many bytes, or raise ValueError."""
-        return tuple(self).index(size)
-
-    def count(self, size):
-        """Return how many cells have so many bytes."""
-        return tuple(self).count(size)
+    def __getitem__(self, cell):
+        try:
+            position = range(self.first_cell, self.first_cell + self.cells).index(cell)
+        except ValueError:
+            raise KeyError(cell) from None
+        return self.values[<Py_ssize_t>position]
 
     def __eq__(self, other):
-        if not isinstance(other, CellsFreeMemory):
-            return NotImplemented
-        return self.to_dict() == other.to_dict()
-
-    def __hash__(self):
-        return hash((self.first_cell, tuple(self)))
+        if isinstance(other, (CellsFreeMemory, dict)):
+            return self.to_dict() == dict(other)
+        return NotImplemented
 
     def __repr__(self):
-        cells = ", ".join([f"{cell}: {size}" for cell, size in self.to_dict().items()])
+        cells = ", ".join([f"{cell}: {size}" for cell, size in self.items()])
         return f"<CellsFreeMemory in bytes: {cells}>"
 
     def __reduce__(self):
-        return _restore_cells_free_memory, (self.first_cell, tuple(self))
+        return _restore_cells_free_memory, (
+            self.first_cell, python_numbers(self.values, self.cells))
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         export_buffer(self, view, flags, self.values, "Q", UINT64_SIZE, 1,
@@ -775,15 +979,8 @@ cdef class CellsFreeMemory:
 
     @property
     def start_cell(self):
-        """The cell of the first item: int."""
+        """The number of the first cell: int."""
         return self.first_cell
-
-    def to_dict(self):
-        """Return a dict of cell number to free bytes."""
-        return {self.first_cell + i: self.values[i] for i in range(self.cells)}
-
-
-Sequence.register(CellsFreeMemory)
 
 
 cdef CellsFreeMemory new_cells_free_memory(int start_cell, Py_ssize_t cells,
@@ -1053,20 +1250,23 @@ cdef int add_typed_parameter(lib.virTypedParameterPtr *parameters, int *count, i
 
 # The patterns of `match` go by this flag, which Cython 3.2 has no directive for.
 match_as_mapping(ReadOnlyMapping)
-match_as_mapping(StatsArray)
+match_as_mapping(Stats)
+match_as_mapping(CPUStats)
+match_as_mapping(MemoryStats)
 match_as_mapping(StatsTable)
+match_as_mapping(CellsFreeMemory)
 match_as_mapping(TypedParameters)
 
 
 # ---- snapshots ----------------------------------------------------------------------------------
 
-ALL = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "memory_stats", "free_memory",
-       "cells_free_memory", "per_cell_memory_stats", "free_pages", "memory_parameters")
+ALL_FIELDS = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "memory_stats", "free_memory",
+              "cells_free_memory", "per_cell_memory_stats", "free_pages", "memory_parameters")
 # What a daemon answers from its priority workers, so also when all ordinary ones are stuck.
-PRIORITY = ("node_info", "cpu_stats", "memory_stats", "free_memory", "cells_free_memory",
-            "per_cell_memory_stats")
+PRIORITY_FIELDS = ("node_info", "cpu_stats", "memory_stats", "free_memory", "cells_free_memory",
+                   "per_cell_memory_stats")
 
-cdef dict FIELD_NUMBERS = {name: number for number, name in enumerate(ALL)}
+cdef dict FIELD_NUMBERS = {name: number for number, name in enumerate(ALL_FIELDS)}
 
 
 cdef unsigned int field_bits(object fields) except? 0xffffffff:
@@ -1074,7 +1274,7 @@ cdef unsigned int field_bits(object fields) except? 0xffffffff:
     for name in fields:
         number = FIELD_NUMBERS.get(name) if isinstance(name, str) else None
         if number is None:
-            raise ValueError(f"fields has {name!r}, which is none of {', '.join(ALL)}")
+            raise ValueError(f"fields has {name!r}, which is none of {', '.join(ALL_FIELDS)}")
         bits |= 1u << <unsigned int>number
     return bits
 
@@ -1137,7 +1337,7 @@ cdef class HostSnapshot:
         return {
             "uri": self.uri,
             "started_at": self.started_at,
-            "started_ns": self.started_ns,
+            "monotonic_ns": self.monotonic_ns,
             "duration_ns": self.duration_ns,
             **{name: plain(getattr(self, name)) for name in self.fields},
             "errors": {name: {"type": type(error).__name__, "message": error.message}
@@ -1152,7 +1352,7 @@ cdef class HostSnapshot:
     @property
     def fields(self):
         """The fields that were asked for, in the order in which they were read: tuple of str."""
-        return tuple([name for number, name in enumerate(ALL)
+        return tuple([name for number, name in enumerate(ALL_FIELDS)
                       if self.wanted >> <unsigned int>number & 1])
 
     @property
@@ -1161,8 +1361,8 @@ cdef class HostSnapshot:
         return self.began
 
     @property
-    def started_ns(self):
-        """When it began, before the first call, by `time.monotonic_ns`: int."""
+    def monotonic_ns(self):
+        """When it began, before the first call, by the clock of `time.monotonic_ns`: int."""
         return self.began_ns
 
     @property
@@ -1185,7 +1385,7 @@ cdef class HostSnapshot:
     @property
     @cython.critical_section
     def cpu_stats(self):
-        """The time that all CPUs together spent in each mode, in ns: `StatsArray` or None."""
+        """The time that all CPUs together spent in each mode, in ns: `CPUStats` or None."""
         return self.cpu
 
     @property
@@ -1203,7 +1403,7 @@ cdef class HostSnapshot:
     @property
     @cython.critical_section
     def memory_stats(self):
-        """How the host's memory is used, in KiB: `StatsArray` or None."""
+        """How the host's memory is used, in KiB: `MemoryStats` or None."""
         return self.memory
 
     @property
@@ -1237,8 +1437,8 @@ cdef class HostSnapshot:
 
 
 cdef tuple snapshot_state(HostSnapshot snapshot):
-    return (snapshot.uri, snapshot.wanted, snapshot.read, snapshot.started_at, snapshot.started_ns,
-            snapshot.duration_ns, snapshot.free_memory,
+    return (snapshot.uri, snapshot.wanted, snapshot.read, snapshot.started_at,
+            snapshot.monotonic_ns, snapshot.duration_ns, snapshot.free_memory,
             (snapshot.node_info, snapshot.cpu_stats, snapshot.cpu_map, snapshot.per_cpu_stats,
              snapshot.memory_stats, snapshot.cells_free_memory, snapshot.per_cell_memory_stats,
              snapshot.free_pages, snapshot.memory_parameters),
@@ -1250,12 +1450,111 @@ cdef dict said(dict errors):
     return {name: (type(error), vars(error)) for name, error in errors.items()}
 
 
-cdef HostSnapshot new_snapshot(list source, str uri, unsigned int wanted):
+cdef HostSnapshot new_snapshot(Learned source, str uri, unsigned int wanted):
     cdef HostSnapshot result = HostSnapshot.__new__(HostSnapshot)
     result.source = source
     result.host_uri = uri
     result.wanted = wanted
     return result
+
+
+cdef int check_out(HostSnapshot out, Learned source, unsigned int wanted,
+                   tuple page_sizes) except -1:
+    if out is None:
+        return 0
+    if out.source is not source:
+        raise ValueError("out is a snapshot of another connection")
+    if out.wanted != wanted:
+        raise ValueError(f"out has the fields {', '.join(out.fields)}")
+    counts = out.free_pages
+    if page_sizes is not None and counts is not None and counts.page_sizes != page_sizes:
+        raise ValueError(f"out has the page sizes {counts.page_sizes}, not {page_sizes}")
+    return 0
+
+
+cdef int fill_snapshot(HostSnapshot snapshot, Readings *readings, dict failures) except -1:
+    # What the snapshot has already is used again where it fits.
+    cdef NodeInfo info
+    cdef CPUStats cpu
+    cdef MemoryStats memory
+    cdef StatsTable cpu_table, cell_table
+    cdef CPUMap cpus = None
+    cdef CellsFreeMemory cells_free = None
+    cdef PageCounts pages = None
+    cdef TypedParameters parameters = None
+    cdef Learned learned = snapshot.source
+    cdef unsigned int good = 0
+    cdef int field
+    for field in range(<int>FIELD_COUNT):
+        if readings.wanted >> field & 1 and ALL_FIELDS[field] not in failures:
+            error = reading_error(readings, field, snapshot.host_uri)
+            if error is None:
+                good |= 1u << field
+            else:
+                failures[ALL_FIELDS[field]] = error
+    with cython.critical_section(snapshot):
+        info = snapshot.info
+        cpu = snapshot.cpu
+        memory = snapshot.memory
+        cpu_table = snapshot.cpu_table
+        cell_table = snapshot.cell_table
+    info = node_info_like(info, &readings.info) if has(good, NODE_INFO) else None
+    cpu = <CPUStats>stats_like(
+        cpu, learned.layout(CPU, readings.cpu, readings.counts[<int>CPU]),
+        readings.cpu) if has(good, CPU_STATS) else None
+    memory = <MemoryStats>stats_like(
+        memory,
+        learned.layout(HOST_MEMORY, readings.memory, readings.counts[<int>HOST_MEMORY]),
+        readings.memory) if has(good, MEMORY_STATS) else None
+    cpu_table = table_like(
+        cpu_table, learned.layout(CPU, readings.cpu_table.first, readings.cpu_table.count),
+        &readings.cpu_table) if has(good, PER_CPU_STATS) else None
+    cell_table = table_like(
+        cell_table,
+        learned.layout(CELL_MEMORY, readings.cell_table.first, readings.cell_table.count),
+        &readings.cell_table) if has(good, PER_CELL_MEMORY_STATS) else None
+    if has(good, CPU_MAP):
+        cpus = new_cpu_map(&readings.cpus)
+    if has(good, CELLS_FREE_MEMORY):
+        cells_free = new_cells_free_memory(
+            0, readings.cells_read, readings.cells_free_memory)
+    if has(good, FREE_PAGES):
+        pages = new_page_counts(
+            tuple([readings.pages.sizes[i] for i in range(readings.pages.size_count)]), 0,
+            readings.pages.cells, readings.pages.counts)
+    if has(good, MEMORY_PARAMETERS):
+        parameters = new_typed_parameters(readings.parameters, readings.parameter_count)
+    with cython.critical_section(snapshot):
+        snapshot.read = good
+        snapshot.info = info
+        snapshot.cpu = cpu
+        snapshot.memory = memory
+        snapshot.cpu_table = cpu_table
+        snapshot.cell_table = cell_table
+        snapshot.cpus = cpus
+        snapshot.cells_free = cells_free
+        snapshot.pages = pages
+        snapshot.parameters = parameters
+        snapshot.free = readings.free_memory if has(good, FREE_MEMORY) else 0
+        snapshot.failures = failures or None
+        snapshot.began = readings.wall.tv_sec + readings.wall.tv_nsec / 1e9
+        snapshot.began_ns = nanoseconds(&readings.began)
+        snapshot.took_ns = nanoseconds(&readings.ended) - snapshot.began_ns
+    return 0
+
+
+cdef bint has(unsigned int fields, Field field) noexcept:
+    return fields >> <unsigned int>field & 1
+
+
+cdef NodeInfo node_info_like(NodeInfo out, const lib.virNodeInfo *info):
+    if out is not None and memcmp(&out.info, info, sizeof(info[0])) == 0:
+        return out
+    return new_node_info(info)
+
+
+cdef long long nanoseconds(const timespec *time) noexcept:
+    return <long long>time.tv_sec * 1_000_000_000 + time.tv_nsec
 
 
 def _restore_snapshot(str uri, wanted, read, double began, began_ns, took_ns, free_memory,
@@ -1280,7 +1579,24 @@ def _restore_snapshot(str uri, wanted, read, double began, began_ns, took_ns, fr
 
 # ---- versions and the security model ------------------------------------------------------------
 
-class Version(tuple):
+class Record(tuple):
+    """A named tuple whose names are its ``__match_args__``."""
+
+    __slots__ = ()
+
+    def __getnewargs__(self):
+        return tuple(self)
+
+    def __repr__(self):
+        parts = ", ".join([f"{name}={part!r}" for name, part in self.to_dict().items()])
+        return f"{type(self).__name__}({parts})"
+
+    def to_dict(self):
+        """Return the parts as a dict."""
+        return dict(zip(self.__match_args__, self))
+
+
+class Version(Record):
     """A version of libvirt or of a hypervisor: a named tuple of major, minor and release.
 
     Ordered, also against plain tuples; ``int()`` gives C's number, as in ``9000000`` for 9.0.0.
@@ -1293,18 +1609,8 @@ class Version(tuple):
     def __new__(cls, major, minor, release):
         return tuple.__new__(cls, (major, minor, release))
 
-    def __getnewargs__(self):
-        return tuple(self)
-
-    def to_dict(self):
-        """Return the parts as a dict."""
-        return dict(zip(self.__match_args__, self))
-
     def __int__(self):
         return self.major * 1_000_000 + self.minor * 1_000 + self.release
-
-    def __repr__(self):
-        return f"Version(major={self.major}, minor={self.minor}, release={self.release})"
 
     def __str__(self):
         return f"{self.major}.{self.minor}.{self.release}"
@@ -1329,7 +1635,7 @@ cdef object new_version(unsigned long number):
     return Version(number // 1_000_000, number // 1_000 % 1_000, number % 1_000)
 
 
-class SecurityModel(tuple):
+class SecurityModel(Record):
     """The host's security driver: a named tuple of model and doi.
 
     ``model`` is the driver's name, such as ``"selinux"`` or ``"apparmor"``, and empty where there
@@ -1342,16 +1648,6 @@ class SecurityModel(tuple):
 
     def __new__(cls, str model, str doi):
         return tuple.__new__(cls, (model, doi))
-
-    def __getnewargs__(self):
-        return tuple(self)
-
-    def to_dict(self):
-        """Return the parts as a dict."""
-        return dict(zip(self.__match_args__, self))
-
-    def __repr__(self):
-        return f"SecurityModel(model={self.model!r}, doi={self.doi!r})"
 
     @property
     def model(self):

@@ -14,8 +14,7 @@ import queue
 import sys
 import weakref
 from collections.abc import Callable, Generator
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import pyvirhost
 from pyvirhost._connection import check_callback
@@ -139,13 +138,7 @@ class Opening:
         self._connection = await self._open()
         return self._connection
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         assert self._connection is not None
         await self._connection.close()
 
@@ -161,8 +154,16 @@ def open(uri: str | None = None, **options: Any) -> Opening:
     return Opening(uri, options)
 
 
+def _closed() -> pyvirhost.ConnectionClosedError:
+    return pyvirhost.ConnectionClosedError(
+        "the connection is closed", code=pyvirhost.ErrorCode.INVALID_CONN)
+
+
 class Connection:
-    """A connection whose methods are those of `pyvirhost.Connection`, to be awaited."""
+    """A connection whose methods are those of `pyvirhost.Connection`, to be awaited.
+
+    An asynchronous context manager that closes itself.
+    """
 
     def __init__(self, connection: pyvirhost.Connection, worker: _Worker) -> None:
         self._connection = connection
@@ -171,6 +172,14 @@ class Connection:
 
     def __del__(self) -> None:
         self._worker.end()
+
+    async def __aenter__(self) -> Self:
+        if self._closing or self._connection.closed:
+            raise _closed()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
 
     def __repr__(self) -> str:
         return f"<aio{repr(self._connection)[1:]}"
@@ -200,8 +209,7 @@ class Connection:
 
     async def _do(self, job: _Job) -> Any:
         if self._closing or self._connection.closed:
-            raise pyvirhost.ConnectionClosedError(
-                "the connection is closed", code=pyvirhost.ErrorCode.VIR_ERR_INVALID_CONN)
+            raise _closed()
         return await self._worker.do(job)
 
     async def register_close_callback(

@@ -1,15 +1,16 @@
 from collections.abc import Callable, Generator, Iterable, Mapping
-from types import TracebackType
-from typing import SupportsIndex
+from typing import Self, SupportsIndex
 
+from pyvirhost._fields import SnapshotField
 from pyvirhost._results import (
     CellsFreeMemory,
     CPUMap,
+    CPUStats,
     HostSnapshot,
+    MemoryStats,
     NodeInfo,
     PageCounts,
     SecurityModel,
-    StatsArray,
     StatsTable,
     TypedParameters,
     Version,
@@ -20,13 +21,7 @@ from pyvirhost.constants import CloseReason, CPUCompareResult
 class Opening:
     def __await__(self) -> Generator[object, None, Connection]: ...
     async def __aenter__(self) -> Connection: ...
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
+    async def __aexit__(self, *exception: object) -> None: ...
 
 def open(
     uri: str | None = None,
@@ -39,6 +34,8 @@ def open(
 ) -> Opening: ...
 
 class Connection:
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exception: object) -> None: ...
     def __del__(self) -> None: ...
     @property
     def closed(self) -> bool: ...
@@ -89,20 +86,24 @@ class Connection:
     async def node_info(self) -> NodeInfo: ...
     async def cpu_map(self, flags: SupportsIndex = 0) -> CPUMap: ...
     async def cpu_stats(
-        self, cpu: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: StatsArray | None = None
-    ) -> StatsArray: ...
-    async def per_cpu_stats(self, *, out: StatsTable | None = None) -> StatsTable: ...
+        self, cpu: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: CPUStats | None = None
+    ) -> CPUStats: ...
+    async def per_cpu_stats(
+        self, *, out: StatsTable[CPUStats] | None = None
+    ) -> StatsTable[CPUStats]: ...
     async def memory_stats(
-        self, cell: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: StatsArray | None = None
-    ) -> StatsArray: ...
-    async def per_cell_memory_stats(self, *, out: StatsTable | None = None) -> StatsTable: ...
+        self, cell: SupportsIndex = -1, flags: SupportsIndex = 0, *, out: MemoryStats | None = None
+    ) -> MemoryStats: ...
+    async def per_cell_memory_stats(
+        self, *, out: StatsTable[MemoryStats] | None = None
+    ) -> StatsTable[MemoryStats]: ...
     async def free_memory(self) -> int: ...
     async def cells_free_memory(
         self, start_cell: SupportsIndex = 0, max_cells: SupportsIndex | None = None
     ) -> CellsFreeMemory: ...
     async def free_pages(
         self,
-        page_sizes: Iterable[SupportsIndex],
+        page_sizes: Iterable[SupportsIndex] | None = None,
         start_cell: SupportsIndex = 0,
         cell_count: SupportsIndex | None = None,
         flags: SupportsIndex = 0,
@@ -123,7 +124,7 @@ class Connection:
     async def sev_info(self, flags: SupportsIndex = 0) -> TypedParameters: ...
     async def snapshot(
         self,
-        fields: Iterable[str] | None = None,
+        fields: Iterable[SnapshotField] | None = None,
         *,
         page_sizes: Iterable[SupportsIndex] | None = None,
         out: HostSnapshot | None = None,

@@ -34,9 +34,9 @@ class Prompts:
 
 
 DEFAULT_AUTH = Prompts()
-NAMES = (CredentialType.VIR_CRED_USERNAME, CredentialType.VIR_CRED_AUTHNAME,
-         CredentialType.VIR_CRED_ECHOPROMPT)
-SECRETS = (CredentialType.VIR_CRED_PASSPHRASE, CredentialType.VIR_CRED_NOECHOPROMPT)
+NAMES = (CredentialType.USERNAME, CredentialType.AUTHNAME,
+         CredentialType.ECHOPROMPT)
+SECRETS = (CredentialType.PASSPHRASE, CredentialType.NOECHOPROMPT)
 
 
 class PasswordAuth:

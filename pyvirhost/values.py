@@ -45,7 +45,7 @@ def node_values(info: "pyvirhost.NodeInfo") -> Values:
     """Return a host's node information."""
     return {
         "model": info.model,
-        "memory_bytes": info.memory * KIB,
+        "memory_bytes": info.memory_bytes,
         "cpus": info.cpus,
         "mhz": info.mhz,
         "nodes": info.nodes,
@@ -58,16 +58,16 @@ def node_values(info: "pyvirhost.NodeInfo") -> Values:
 
 def cpu_map_values(cpu_map: "pyvirhost.CPUMap") -> Values:
     """Return a CPU map."""
-    return {"present": len(cpu_map), "online": cpu_map.online, "online_cpus": list(cpu_map)}
+    return {"present": cpu_map.present, "online": cpu_map.online, "online_cpus": list(cpu_map)}
 
 
-def in_seconds(stats: Mapping[str, int]) -> dict[str, int | float]:
-    """Return CPU statistics in seconds."""
-    return {
-        "utilization_percent" if field == "utilization" else f"{field}_seconds":
-            value if field == "utilization" else value / 1e9
-        for field, value in stats.items()
-    }
+def in_seconds(stats: "pyvirhost.CPUStats") -> dict[str, int | float]:
+    """Return CPU statistics in seconds, and the utilization in percent."""
+    values: dict[str, int | float] = {
+        f"{field}_seconds": time for field, time in stats.in_seconds().items()}
+    if stats.utilization is not None:
+        values["utilization_percent"] = stats.utilization
+    return values
 
 
 def rates_values(rates: "pyvirhost.HostRates") -> Values:
@@ -99,18 +99,18 @@ def in_percent(rates: "pyvirhost.CPURates | None", fields: Mapping[str, int]
 def comparison_values(result: int) -> dict[str, str]:
     """Return what a host's CPU is to another one, in a word."""
     words: dict[int, str] = {
-        CPUCompareResult.VIR_CPU_COMPARE_IDENTICAL: "identical",
-        CPUCompareResult.VIR_CPU_COMPARE_SUPERSET: "superset",
-        CPUCompareResult.VIR_CPU_COMPARE_INCOMPATIBLE: "incompatible",
+        CPUCompareResult.IDENTICAL: "identical",
+        CPUCompareResult.SUPERSET: "superset",
+        CPUCompareResult.INCOMPATIBLE: "incompatible",
     }
     return {"host_cpu": words.get(result, "unknown")}
 
 
 # ---- memory -------------------------------------------------------------------------------------
 
-def in_bytes(stats: Mapping[str, int]) -> dict[str, int]:
+def in_bytes(stats: "pyvirhost.MemoryStats") -> dict[str, int]:
     """Return memory statistics in bytes."""
-    return {f"{field}_bytes": value * KIB for field, value in stats.items()}
+    return {f"{field}_bytes": size for field, size in stats.in_bytes().items()}
 
 
 def page_values(counts: Mapping[int, int]) -> list[dict[str, int]]:
@@ -137,16 +137,16 @@ def memory_in_use(snapshot: "pyvirhost.HostSnapshot") -> tuple[int | None, int |
     What is free or a cache is not in use, nor are free huge pages: they wait for guests.
     """
     stats, info = snapshot.memory_stats, snapshot.node_info
-    if stats is not None and stats.total is not None and stats.free is not None:
-        total = stats.total * KIB
-        spare = stats.available
+    sizes = {} if stats is None else stats.in_bytes()
+    if "total" in sizes and "free" in sizes:
+        total = sizes["total"]
+        spare = sizes.get("available")
         if spare is None:
-            spare = stats.free + (stats.buffers or 0) + (stats.cached or 0)
-        spare *= KIB
+            spare = sizes["free"] + sizes.get("buffers", 0) + sizes.get("cached", 0)
     else:
         if info is None or snapshot.free_memory is None:
-            return None, None if info is None else info.memory * KIB
-        total, spare = info.memory * KIB, snapshot.free_memory
+            return None, None if info is None else info.memory_bytes
+        total, spare = info.memory_bytes, snapshot.free_memory
     # None of these numbers has huge pages in it: Linux takes the whole pool, free or not, out of
     # MemFree, of which libvirt's free memory is the sum, and of MemAvailable.
     huge = sum(size * free for size, free in free_huge_pages(snapshot).items())
@@ -256,8 +256,8 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "per_cpu_stats": ("per_cpu_stats", numbered("cpu", in_seconds)),
     "memory_stats": ("memory_stats", in_bytes),
     "free_memory": ("free_memory_bytes", int),
-    "cells_free_memory": ("cells_free_memory", lambda cells: numbered(
-        "cell", lambda free: {"free_bytes": free})(cells.to_dict())),
+    "cells_free_memory": ("cells_free_memory", numbered(
+        "cell", lambda free: {"free_bytes": free})),
     "per_cell_memory_stats": ("per_cell_memory_stats", numbered("cell", in_bytes)),
     "free_pages": ("free_pages", lambda counts: numbered(
         "cell", lambda pages: {"free_pages": page_values(pages)})(counts.to_dict())),

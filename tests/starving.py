@@ -32,7 +32,7 @@ def same(outcome):
         return type(outcome), vars(outcome)
     if isinstance(outcome, pyvirhost.HostSnapshot):
         contents = outcome.to_dict()
-        del contents["started_at"], contents["started_ns"], contents["duration_ns"]
+        del contents["started_at"], contents["monotonic_ns"], contents["duration_ns"]
         return contents
     if isinstance(outcome, pyvirhost.Connection):
         outcome.close()
@@ -93,13 +93,13 @@ def try_calls(uri, seen):
     wait_until(lambda: os.listdir("/proc/self/fd") == files, "open to close")
     with pyvirhost.open(uri) as host:
         stats, table = host.cpu_stats(), host.per_cpu_stats()
-        everything = host.snapshot(pyvirhost.ALL)
+        everything = host.snapshot(pyvirhost.ALL_FIELDS)
         try_all("cpu_stats(out=)", lambda: host.cpu_stats(out=stats), seen)
         try_all("per_cpu_stats(out=)", lambda: host.per_cpu_stats(out=table), seen)
-        try_all("snapshot(ALL)", lambda: host.snapshot(pyvirhost.ALL), seen)
+        try_all("snapshot(ALL_FIELDS)", lambda: host.snapshot(pyvirhost.ALL_FIELDS), seen)
         try_all("snapshot(page_sizes=)", lambda: host.snapshot(page_sizes=[4]), seen)
-        try_all("snapshot(out=)", lambda: host.snapshot(pyvirhost.ALL, out=everything), seen)
-        later = host.snapshot(pyvirhost.ALL)
+        try_all("snapshot(out=)", lambda: host.snapshot(pyvirhost.ALL_FIELDS, out=everything), seen)
+        later = host.snapshot(pyvirhost.ALL_FIELDS)
         try_all("rates", lambda: later.rates(everything))
 
 
@@ -119,7 +119,8 @@ def operations_on(result):
     for method in ("__iter__", "keys", "values", "items"):
         if hasattr(kind, method):
             yield method, lambda method=method: list(getattr(kind, method)(result))
-    if kind.__name__ in ("StatsArray", "StatsTable", "CPUMap", "CellsFreeMemory", "PageCounts"):
+    if kind.__name__ in ("CPUStats", "MemoryStats", "StatsTable", "CPUMap", "CellsFreeMemory",
+                         "PageCounts"):
         yield "memoryview", lambda: memoryview(result).tolist()
     for key in (0, "user", (1, 4), "b", -1, slice(None)):
         try:
@@ -134,7 +135,7 @@ def try_results():
         results = [
             host.node_info(), host.cpu_map(), host.cpu_stats(), host.per_cpu_stats(),
             host.cells_free_memory(), host.free_pages([4, 2048]), host.lib_version(),
-            host.snapshot(pyvirhost.ALL), host.snapshot(["free_memory"]),
+            host.snapshot(pyvirhost.ALL_FIELDS), host.snapshot(["free_memory"]),
             pyvirhost.SecurityModel("model", "doi"),
             # None of them is among the small numbers of which Python has one each.
             _results._restore_cells_free_memory(0, tuple(range(1000, 1020))),

@@ -27,8 +27,8 @@ SAME = {"virConnectOpen": "virConnectOpenAuth", "virConnectOpenReadOnly": "virCo
 # C struct -> the type whose attributes are its members, by other names where they are many values
 STRUCTS = {
     "virNodeInfo": (pyvirhost.NodeInfo, {}),
-    "virNodeCPUStats": (pyvirhost.StatsArray, {"field": "fields", "value": "values"}),
-    "virNodeMemoryStats": (pyvirhost.StatsArray, {"field": "fields", "value": "values"}),
+    "virNodeCPUStats": (pyvirhost.CPUStats, {"field": "fields", "value": "values"}),
+    "virNodeMemoryStats": (pyvirhost.MemoryStats, {"field": "fields", "value": "values"}),
     "virSecurityModel": (pyvirhost.SecurityModel, {}),
     "virConnectCredential": (pyvirhost.Credential, {"defresult": "default"}),
 }
@@ -95,32 +95,46 @@ def test_constants_have_cs_values():
         assert getattr(constants, name) == int(enum.get("value"))
 
 
-@pytest.mark.parametrize(("enum", "c_type", "file"), [
-    (constants.NodeSuspendTarget, "virNodeSuspendTarget", "libvirt-host"),
-    (constants.ConnectFlags, "virConnectFlags", "libvirt-host"),
-    (constants.CredentialType, "virConnectCredentialType", "libvirt-host"),
-    (constants.CPUCompareResult, "virCPUCompareResult", "libvirt-host"),
-    (constants.CompareCPUFlags, "virConnectCompareCPUFlags", "libvirt-host"),
-    (constants.BaselineCPUFlags, "virConnectBaselineCPUFlags", "libvirt-host"),
-    (constants.AllocPagesFlags, "virNodeAllocPagesFlags", "libvirt-host"),
-    (constants.CloseReason, "virConnectCloseReason", "libvirt-common"),
-    (constants.ErrorCode, "virErrorNumber", "virterror"),
-    (constants.ErrorDomain, "virErrorDomain", "virterror"),
-    (constants.ErrorLevel, "virErrorLevel", "virterror"),
+@pytest.mark.parametrize(("enum", "c_type", "file", "prefix"), [
+    (constants.NodeSuspendTarget, "virNodeSuspendTarget", "libvirt-host",
+     "VIR_NODE_SUSPEND_TARGET_"),
+    (constants.ConnectFlags, "virConnectFlags", "libvirt-host", "VIR_CONNECT_"),
+    (constants.CredentialType, "virConnectCredentialType", "libvirt-host", "VIR_CRED_"),
+    (constants.CPUCompareResult, "virCPUCompareResult", "libvirt-host", "VIR_CPU_COMPARE_"),
+    (constants.CompareCPUFlags, "virConnectCompareCPUFlags", "libvirt-host",
+     "VIR_CONNECT_COMPARE_CPU_"),
+    (constants.BaselineCPUFlags, "virConnectBaselineCPUFlags", "libvirt-host",
+     "VIR_CONNECT_BASELINE_CPU_"),
+    (constants.AllocPagesFlags, "virNodeAllocPagesFlags", "libvirt-host", "VIR_NODE_ALLOC_PAGES_"),
+    (constants.CloseReason, "virConnectCloseReason", "libvirt-common",
+     "VIR_CONNECT_CLOSE_REASON_"),
+    # Besides VIR_ERR_NO_SECRET there is VIR_WAR_NO_SECRET, so a warning's name says that it is one.
+    (constants.ErrorCode, "virErrorNumber", "virterror", ("VIR_ERR_", "VIR_")),
+    (constants.ErrorDomain, "virErrorDomain", "virterror", "VIR_FROM_"),
+    (constants.ErrorLevel, "virErrorLevel", "virterror", "VIR_ERR_"),
 ])
-def test_enums_have_cs_members(enum, c_type, file):
+def test_enums_have_cs_members_by_short_names(enum, c_type, file, prefix):
+    prefixes = (prefix,) if isinstance(prefix, str) else prefix
     declared = {name: int(value.get("value")) for name, value in named("enum", file).items()
                 if value.get("type") == c_type and not name.endswith("_LAST")}
-    members = {name: int(member) for name, member in enum.__members__.items()}
+    c_names = {next(prefix + name for prefix in prefixes if hasattr(constants, prefix + name)
+                    and getattr(constants, prefix + name) is member): member
+               for name, member in enum.__members__.items()}
     assert declared
-    assert declared.items() <= members.items()
-    newer = members.keys() - declared.keys()
+    assert declared.items() <= {name: int(member) for name, member in c_names.items()}.items()
+    assert len(c_names) == len(enum.__members__)
+    assert all(name.isidentifier() and name == name.upper() for name in enum.__members__)
+    newer = c_names.keys() - declared.keys()
     assert newer <= {"VIR_CONNECT_BASELINE_CPU_IGNORE_HOST", "VIR_ERR_NO_NETWORK_METADATA",
                      "VIR_ERR_AGENT_COMMAND_TIMEOUT", "VIR_ERR_AGENT_COMMAND_FAILED",
                      "VIR_ERR_INVALID_ENCR_KEY_SECRET", "VIR_ERR_MULTIPLE_DOMAINS",
                      "VIR_FROM_CH"}
-    for name, member in enum.__members__.items():
-        assert getattr(constants, name) is member
+
+
+def test_names_that_would_be_the_same_stay_apart():
+    assert constants.ErrorCode.NO_SECRET is constants.VIR_ERR_NO_SECRET
+    assert constants.ErrorCode.WAR_NO_SECRET is constants.VIR_WAR_NO_SECRET
+    assert constants.ErrorCode.OK is constants.VIR_ERR_OK
 
 
 def test_constants_newer_than_the_headers_are_there():

@@ -37,11 +37,11 @@ def test_a_callable_is_asked_and_answers(uri):
     with pyvirhost.open(uri, auth=answer) as connection:
         assert connection.node_info().cpus > 0
     name, password = asked
-    assert name.type is pyvirhost.CredentialType.VIR_CRED_AUTHNAME
+    assert name.type is pyvirhost.CredentialType.AUTHNAME
     assert "username" in name.prompt
     assert name.challenge
     assert name.default is None
-    assert password.type is pyvirhost.CredentialType.VIR_CRED_PASSPHRASE
+    assert password.type is pyvirhost.CredentialType.PASSPHRASE
     assert "astrochicken" in password.prompt
 
 
@@ -67,7 +67,7 @@ def test_without_answers_there_is_no_connection(uri):
     (lambda _: None, "failed"),
     (lambda _: [], "auth returned 0 answers to 1 questions"),
     (lambda _: ["a", "b"], "auth returned 2 answers to 1 questions"),
-    (lambda _: [None], "auth has no answer to <CredentialType.VIR_CRED_AUTHNAME"),
+    (lambda _: [None], "auth has no answer to <CredentialType.AUTHNAME"),
     (lambda _: [5], "auth must answer with str, not int"),
     (lambda _: [b"x"], "auth must answer with str, not bytes"),
     (lambda _: "name", "auth must return a list of str or None, not str"),

@@ -20,7 +20,7 @@ from test_values import MEMORY_PARAMETERS, NUMBERS, REASONS, TOLD
 import pyvirhost
 
 TEST = "test:///default"
-FIELDS = ",".join(pyvirhost.ALL)
+FIELDS = ",".join(pyvirhost.ALL_FIELDS)
 KIB = 1024
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

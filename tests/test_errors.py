@@ -26,7 +26,7 @@ def test_errors_are_also_what_a_python_programmer_would_catch(name, builtin):
     error_class = getattr(pyvirhost, name)
     assert issubclass(error_class, (pyvirhost.LibvirtError,))
     assert issubclass(error_class, builtin)
-    error = error_class("why", code=constants.ErrorCode.VIR_ERR_XML_ERROR, str1="detail", int1=5)
+    error = error_class("why", code=constants.ErrorCode.XML_ERROR, str1="detail", int1=5)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is error_class
     assert (str(again), again.message, again.code, again.str1, again.int1, again.function) == (
@@ -41,9 +41,9 @@ def test_an_error_carries_all_that_libvirt_says(connection):
     error = caught.value
     assert str(error) == error.message == (
         "this function is not supported by the connection driver: virNodeGetMemoryStats")
-    assert error.code is constants.ErrorCode.VIR_ERR_NO_SUPPORT
+    assert error.code is constants.ErrorCode.NO_SUPPORT
     assert isinstance(error.domain, constants.ErrorDomain)
-    assert error.level is constants.ErrorLevel.VIR_ERR_ERROR
+    assert error.level is constants.ErrorLevel.ERROR
     assert error.str1.startswith("this function is not supported")
     assert error.str2 == "virNodeGetMemoryStats"
     assert (error.str3, error.int1, error.int2) == (None, -1, -1)
@@ -87,10 +87,10 @@ def test_wrong_credentials_are_an_authentication_error(tmp_path, monkeypatch):
 
 def test_a_cpu_that_the_host_cannot_run(qemu):
     cpu = "<cpu><arch>x86_64</arch><model>Haswell</model><feature name='3dnow'/></cpu>"
-    assert qemu.compare_cpu(cpu) is pyvirhost.CPUCompareResult.VIR_CPU_COMPARE_INCOMPATIBLE
+    assert qemu.compare_cpu(cpu) is pyvirhost.CPUCompareResult.INCOMPATIBLE
     with pytest.raises(pyvirhost.CPUIncompatibleError) as caught:
         qemu.compare_cpu(
-            cpu, pyvirhost.CompareCPUFlags.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE)
+            cpu, pyvirhost.CompareCPUFlags.FAIL_INCOMPATIBLE)
     assert caught.value.code == constants.VIR_ERR_CPU_INCOMPATIBLE
 
 

@@ -73,7 +73,7 @@ def test_sixteen_threads_call_while_another_closes_500_times(daemon, driver):
             del connection
             gc.collect()
             counts.append((descriptors(), *in_use()))
-    assert outcomes == {"NodeInfo", "StatsArray", "int", "CPUMap", "str", "closed"}
+    assert outcomes == {"NodeInfo", "CPUStats", "int", "CPUMap", "str", "closed"}
     (files, memory, blocks, _), (files_now, memory_now, blocks_now, _) = counts
     assert files_now <= files
     # 400 connections of about 10 kB each would be seen.

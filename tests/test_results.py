@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import numpy
 import pytest
@@ -43,14 +44,15 @@ def results(daemon):
 def buffers(results):
     return [result for result in results
             if type(result).__name__ in
-            ("StatsArray", "StatsTable", "CPUMap", "CellsFreeMemory", "PageCounts")]
+            ("CPUStats", "MemoryStats", "StatsTable", "CPUMap", "CellsFreeMemory",
+             "PageCounts")]
 
 
 def test_there_is_one_of_each(results):
     names = {type(result).__name__ for result in results}
     assert names == {
-        "NodeInfo", "CPUMap", "StatsArray", "StatsTable", "CellsFreeMemory", "PageCounts",
-        "TypedParameters", "Version", "SecurityModel"}
+        "NodeInfo", "CPUMap", "CPUStats", "MemoryStats", "StatsTable", "CellsFreeMemory",
+        "PageCounts", "TypedParameters", "Version", "SecurityModel"}
 
 
 def test_results_pickle_copy_and_compare(results):
@@ -132,15 +134,15 @@ def test_to_dict_speaks_of_every_value(results):
 
 def expected_buffer(result):
     """The format, shape and flat values that a result's buffer must have."""
-    if isinstance(result, pyvirhost.StatsArray):
+    if isinstance(result, (pyvirhost.CPUStats, pyvirhost.MemoryStats)):
         return "Q", (len(result),), list(result.values())
     if isinstance(result, pyvirhost.StatsTable):
         values = [value for row in result.values() for value in row.values()]
         return "Q", (len(result.index), len(result.fields)), values
     if isinstance(result, pyvirhost.CPUMap):
-        return "B", ((len(result) + 7) // 8,), list(bytes(result))
+        return "B", ((result.present + 7) // 8,), list(bytes(result))
     if isinstance(result, pyvirhost.CellsFreeMemory):
-        return "Q", (len(result),), list(result)
+        return "Q", (len(result),), list(result.values())
     values = [result[cell, size] for cell in result.cells for size in result.page_sizes]
     return "Q", (len(result.cells), len(result.page_sizes)), values
 
@@ -249,7 +251,7 @@ def test_buffers_need_no_numpy(connection):
 
 # ---- each type's own ways ----
 
-def test_stats_array_is_a_mapping_with_attributes(connection):
+def test_stats_are_a_mapping_with_attributes(connection):
     stats = connection.cpu_stats()
     assert isinstance(stats, Mapping)
     assert stats.fields == tuple(stats) == tuple(stats.keys())
@@ -259,7 +261,8 @@ def test_stats_array_is_a_mapping_with_attributes(connection):
     assert None not in stats
     assert stats.get("steal", 7) == 7
     assert stats.intr is None
-    assert stats.total is None
+    with pytest.raises(KeyError, match="intr"):
+        stats["intr"]
     with pytest.raises(KeyError, match="steal"):
         stats["steal"]
     with pytest.raises(AttributeError, match="'steal'; the server reports user, kernel"):
@@ -269,10 +272,55 @@ def test_stats_array_is_a_mapping_with_attributes(connection):
     assert {**stats} == stats.to_dict()
 
 
+CPU_FIELDS = ("kernel", "user", "idle", "iowait", "intr", "guest", "utilization")
+MEMORY_FIELDS = ("total", "free", "buffers", "cached", "available")
+
+
+def test_stats_have_the_fields_of_their_own_kind_only(qemu):
+    for stats, own, other in ((qemu.cpu_stats(), CPU_FIELDS, MEMORY_FIELDS),
+                              (qemu.memory_stats(), MEMORY_FIELDS, CPU_FIELDS),
+                              (qemu.per_cpu_stats()[0], CPU_FIELDS, MEMORY_FIELDS),
+                              (qemu.per_cell_memory_stats()[0], MEMORY_FIELDS, CPU_FIELDS)):
+        assert {field: getattr(stats, field) for field in own} == {
+            **dict.fromkeys(own), **stats.to_dict()}
+        for field in other:
+            with pytest.raises(AttributeError, match=f"Stats has no field or attribute '{field}'"):
+                getattr(stats, field)
+
+
+def test_the_rows_of_a_table_are_what_one_reading_is(qemu):
+    for table, one in ((qemu.per_cpu_stats(), qemu.cpu_stats(0)),
+                       (qemu.per_cell_memory_stats(), qemu.memory_stats(0))):
+        row, = {type(row) for row in table.values()}
+        assert row is type(one)
+        assert {row.unit for row in table.values()} == {one.unit} == {table.unit}
+        assert type(pickle.loads(pickle.dumps(table))[0]) is type(one)
+    assert pyvirhost.StatsTable[row].__origin__ is pyvirhost.StatsTable  # in an annotation
+
+
+def test_stats_in_base_units(connection, qemu):
+    assert connection.cpu_stats().in_seconds() == {
+        "user": 9.7974, "kernel": 34678.7234, "idle": 87.2649, "iowait": 0.7636}
+    memory = qemu.memory_stats()
+    assert memory.in_bytes() == {field: size * 1024 for field, size in memory.items()}
+    assert connection.node_info().memory_bytes == connection.node_info().memory * 1024
+
+
+def test_a_utilization_is_no_time(connection):
+    restore, _ = connection.cpu_stats().__reduce__()
+    assert restore(("utilization",), (12,)).in_seconds() == {}
+
+
+def test_equal_fields_of_another_kind_are_not_equal(qemu):
+    (cpu, _), (memory, _) = qemu.cpu_stats().__reduce__(), qemu.memory_stats().__reduce__()
+    same = ("x",), (1,)
+    assert cpu(*same) == cpu(*same) == {"x": 1}
+    assert cpu(*same) != memory(*same)
+
+
 def test_a_field_that_no_property_names_is_an_attribute_all_the_same(connection):
-    stats = connection.cpu_stats()
-    restore, (fields, unit, values) = stats.__reduce__()
-    newer = restore((*fields, "steal"), unit, (*values, 5))
+    restore, (fields, values) = connection.cpu_stats().__reduce__()
+    newer = restore((*fields, "steal"), (*values, 5))
     assert newer.steal == newer["steal"] == 5
 
 
@@ -299,8 +347,10 @@ def test_out_of_another_kind_is_refused_and_unchanged(qemu, connection):
     times, memory, cell = qemu.cpu_stats(), qemu.memory_stats(), qemu.memory_stats(0)
     tests = connection.per_cpu_stats()
     untouched = pickle.dumps((times, memory, cell, tests))
-    with pytest.raises(ValueError, match="out has the fields"):
+    with pytest.raises(TypeError, match="'out' has incorrect type"):
         qemu.cpu_stats(out=memory)
+    with pytest.raises(ValueError, match="out has the fields"):
+        qemu.per_cpu_stats(out=qemu.per_cell_memory_stats())
     with pytest.raises(ValueError, match="out has the fields"):
         qemu.memory_stats(out=cell)
     with pytest.raises(ValueError, match="out has the"):
@@ -312,7 +362,7 @@ def test_out_of_another_kind_is_refused_and_unchanged(qemu, connection):
     with pytest.raises(pyvirhost.InvalidArgumentError):
         qemu.cpu_stats(9999, out=times)
     assert pickle.dumps((times, memory, cell, tests)) == untouched
-    empty = pyvirhost.StatsArray.__new__(pyvirhost.StatsArray)
+    empty = pyvirhost.CPUStats.__new__(pyvirhost.CPUStats)
     with pytest.raises(ValueError, match="out has the fields"):
         qemu.cpu_stats(out=empty)
 
@@ -332,29 +382,74 @@ def test_stats_table_maps_numbers_to_rows(connection):
 
 def test_cpu_map_is_asked_by_cpu_number(connection):
     cpu_map = connection.cpu_map()
-    assert [cpu_map[cpu] for cpu in range(8)] == [
+    assert [cpu in cpu_map for cpu in range(8)] == [
         True, False, True, False, True, False, False, False]
+    assert (list(cpu_map), len(cpu_map)) == ([0, 2, 4], 3)
+    assert (cpu_map.present, cpu_map.online) == (8, 3)
+    assert 8 not in cpu_map
     assert 2 in cpu_map
     assert 3 not in cpu_map
     assert "2" not in cpu_map
     assert -1 not in cpu_map
     assert 2**70 not in cpu_map
-    for beyond in (8, -1, 10**6):
-        with pytest.raises(IndexError, match="not present, there are 8"):
-            cpu_map[beyond]
-    with pytest.raises(TypeError):
-        cpu_map["0"]
-    assert cpu_map.to_dict()[4] is True
+    with pytest.raises(TypeError, match="not subscriptable"):
+        cpu_map[0]
+    assert cpu_map.to_dict() == {cpu: cpu in (0, 2, 4) for cpu in range(8)}
 
 
-def test_cells_free_memory_is_a_sequence(connection):
+def test_cpu_map_is_a_set(connection):
+    cpu_map, again = connection.cpu_map(), connection.cpu_map()
+    assert isinstance(cpu_map, AbstractSet)
+    assert hash(cpu_map) == hash(frozenset(cpu_map))
+    assert len({cpu_map, again, frozenset({0, 2, 4})}) == 1
+    for same in ({0, 2, 4}, frozenset({0, 2, 4}), {0: "", 2: "", 4: ""}.keys(), again):
+        assert cpu_map == same
+        assert same == cpu_map
+        assert cpu_map <= same <= cpu_map
+        assert cpu_map >= same >= cpu_map
+        assert not any([cpu_map < same, cpu_map > same, same < cpu_map, same > cpu_map])
+        assert cpu_map & same == cpu_map | same == same & cpu_map == same | cpu_map == {0, 2, 4}
+        assert cpu_map - same == cpu_map ^ same == same - cpu_map == same ^ cpu_map == set()
+        assert not cpu_map.isdisjoint(same)
+    assert {2} < cpu_map < {0, 2, 4, 6}
+    assert cpu_map - {2, 3} == {0, 4}
+    assert {2, 3} - cpu_map == {3}
+    assert cpu_map ^ {2, 3} == {2, 3} ^ cpu_map == {0, 3, 4}
+    assert {2, 3} | cpu_map == {0, 2, 3, 4}
+    assert cpu_map & {2, 3} == {2, 3} & cpu_map == {2}
+    assert cpu_map.isdisjoint([1, 3])
+    assert cpu_map != [0, 2, 4]
+    for nonsense in (lambda: cpu_map & [0], lambda: [0] - cpu_map, lambda: cpu_map < 1):
+        with pytest.raises(TypeError, match=r"unsupported operand|not supported"):
+            nonsense()
+
+
+def test_cpu_maps_of_other_hosts_are_not_equal(connection):
+    restore, (bits, present, online) = connection.cpu_map().__reduce__()
+    assert restore(bits, present - 1, online) != connection.cpu_map()
+    # A server that counts otherwise than its own bitmap is taken at the bitmap's word.
+    odd = restore(bits, present, 7)
+    assert (odd.online, len(odd), list(odd)) == (7, 3, [0, 2, 4])
+
+
+def test_cells_free_memory_is_asked_by_cell_number(connection):
     cells = connection.cells_free_memory()
-    assert (len(cells), cells[0], cells[-1], cells[:1]) == (2, 2097152, 4194304, (2097152,))
-    assert sum(cells) == 6291456
-    assert 4194304 in cells
-    assert cells.start_cell == 0
-    with pytest.raises(IndexError):
-        cells[2]
+    assert isinstance(cells, Mapping)
+    assert (len(cells), list(cells), cells.start_cell) == (2, [0, 1], 0)
+    assert (cells[0], cells[1], sum(cells.values())) == (2097152, 4194304, 6291456)
+    second = connection.cells_free_memory(1)
+    assert (second.start_cell, second[1], list(second)) == (1, 4194304, [1])
+    assert second == {1: 4194304}
+    assert second != cells
+    assert 0 not in second
+    for missing in (0, 2, -1, 2**70, "1", None, slice(None), Liar(0)):
+        with pytest.raises(KeyError):
+            second[missing]
+    match second:
+        case {1: free}:
+            assert free == 4194304
+        case _:
+            raise AssertionError
 
 
 def test_page_counts_are_asked_by_cell_and_page_size(connection):
@@ -398,9 +493,6 @@ def test_an_int_that_lies_reads_nothing_beyond_the_map(connection):
     assert Liar(2**30) not in cpu_map
     assert Liar(-(2**30)) not in cpu_map
     assert Liar(2) in cpu_map
-    for cpu in (Liar(2**30), 2**70):
-        with pytest.raises(IndexError):
-            cpu_map[cpu]
 
 
 def test_pickles_whose_sizes_overflow_are_refused(connection):
@@ -538,12 +630,12 @@ def test_pickles_hold_numbers_of_c_and_nothing_that_looks_like_them(connection):
     for wrong in ((0, 4, 2), (0, 2, 2), (0, 2, "4"), (0, 2, 2**31), (0, 2, 4.0), (0, 2, None)):
         with pytest.raises((TypeError, ValueError, OverflowError)):
             restore(wrong, *rest)
-    restore, (fields, unit, values) = connection.cpu_stats().__reduce__()
+    restore, (fields, values) = connection.cpu_stats().__reduce__()
     with pytest.raises(TypeError, match="a field's name is a str, not Text"):
-        restore((Text(fields[0]), *fields[1:]), unit, values)
+        restore((Text(fields[0]), *fields[1:]), values)
     for wrong in (1.0, "1", -1, 2**64, None):
         with pytest.raises((TypeError, OverflowError)):
-            restore(fields, unit, (wrong, *values[1:]))
+            restore(fields, (wrong, *values[1:]))
     for result in (connection.node_info(), connection.cpu_map(), connection.cells_free_memory()):
         restore, arguments = result.__reduce__()
         for position, argument in enumerate(arguments):
@@ -553,10 +645,10 @@ def test_pickles_hold_numbers_of_c_and_nothing_that_looks_like_them(connection):
 
 
 def test_names_of_pythons_own_protocols_are_no_fields(connection):
-    restore, (fields, unit, values) = connection.cpu_stats().__reduce__()
+    restore, (fields, values) = connection.cpu_stats().__reduce__()
     names = ("__deepcopy__", "__reduce_ex__", "__array_interface__", "__array_struct__",
              "__array__", "__copy__", "__len__", "__getstate__")
-    stats = restore((*fields, *names), unit, (*values, *range(len(names))))
+    stats = restore((*fields, *names), (*values, *range(len(names))))
     assert stats["__deepcopy__"] == 0
     assert not hasattr(stats, "__deepcopy__")
     with pytest.raises(AttributeError, match="no field or attribute '__copy__'"):

@@ -5,13 +5,14 @@ import pickle
 import signal
 import threading
 import time
+from typing import get_args
 
 import pytest
 from daemon import ONE_WORKER, Daemon, stuck_worker, wait_until
 from hostile import longs, numbers, stats
 
 import pyvirhost
-from pyvirhost import ALL, PRIORITY, constants
+from pyvirhost import ALL_FIELDS, PRIORITY_FIELDS, constants
 
 # libvirt's numbers of the procedures.
 GET_INFO, GET_CAPABILITIES, GET_CELLS_FREE_MEMORY, GET_FREE_MEMORY = 6, 7, 101, 102
@@ -24,11 +25,11 @@ HAS = ("node_info", "cpu_stats", "cpu_map", "per_cpu_stats", "free_memory", "cel
 
 def alone(connection, name):
     if name == "free_pages":
-        return connection.free_pages(connection.snapshot([name]).free_pages.page_sizes)
+        return connection.free_pages()
     return getattr(connection, name)()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ALL_FIELDS)
 def test_a_field_is_what_its_method_returns(connection, name):
     snapshot = connection.snapshot([name])
     assert snapshot.fields == (name,)
@@ -38,12 +39,12 @@ def test_a_field_is_what_its_method_returns(connection, name):
     else:
         assert getattr(snapshot, name) is None
         assert isinstance(snapshot.errors[name], pyvirhost.NotSupportedError)
-    assert all(getattr(snapshot, other) is None for other in ALL if other != name)
+    assert all(getattr(snapshot, other) is None for other in ALL_FIELDS if other != name)
 
 
 def test_a_real_host_has_every_field(qemu):
-    snapshot = qemu.snapshot(ALL)
-    assert snapshot.fields == ALL
+    snapshot = qemu.snapshot(ALL_FIELDS)
+    assert snapshot.fields == ALL_FIELDS
     assert not snapshot.errors
     assert snapshot.node_info == qemu.node_info()
     assert snapshot.cpu_map == qemu.cpu_map()
@@ -60,9 +61,9 @@ def test_a_real_host_has_every_field(qemu):
 
 
 def test_given_page_sizes_ask_for_free_pages(connection):
-    assert connection.snapshot().fields == PRIORITY
+    assert connection.snapshot().fields == PRIORITY_FIELDS
     assert connection.snapshot(page_sizes=[4]).fields == tuple(
-        name for name in ALL if name in {*PRIORITY, "free_pages"})
+        name for name in ALL_FIELDS if name in {*PRIORITY_FIELDS, "free_pages"})
 
 
 def test_it_knows_its_host_and_its_time(remote):
@@ -70,9 +71,9 @@ def test_it_knows_its_host_and_its_time(remote):
     snapshot = remote.snapshot()
     assert snapshot.uri == remote.uri()
     assert wall <= snapshot.started_at <= time.time()
-    assert monotonic <= snapshot.started_ns
+    assert monotonic <= snapshot.monotonic_ns
     assert snapshot.duration_ns > 0
-    assert snapshot.started_ns + snapshot.duration_ns <= time.monotonic_ns()
+    assert snapshot.monotonic_ns + snapshot.duration_ns <= time.monotonic_ns()
 
 
 def test_a_late_answer_does_not_pass_for_a_fresh_one(own_daemon):
@@ -87,7 +88,7 @@ def test_a_late_answer_does_not_pass_for_a_fresh_one(own_daemon):
         own_daemon.process.send_signal(signal.SIGCONT)
         thread.join(20)
     snapshot, = taken
-    assert snapshot.started_ns < going_on <= snapshot.started_ns + snapshot.duration_ns
+    assert snapshot.monotonic_ns < going_on <= snapshot.monotonic_ns + snapshot.duration_ns
 
 
 # ---- round trips --------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def test_four_readings_are_four_round_trips(proxy):
     (("cpu_map",), 1), (("per_cpu_stats",), 1 + os.cpu_count()),
     (("cpu_map", "per_cpu_stats"), 1 + os.cpu_count()),
     (("cells_free_memory",), 1), (("per_cell_memory_stats",), 1), (("free_pages",), 1),
-    (("memory_parameters",), 2), (PRIORITY, 6), (ALL, 10 + os.cpu_count()),
+    (("memory_parameters",), 2), (PRIORITY_FIELDS, 6), (ALL_FIELDS, 10 + os.cpu_count()),
 ])
 def test_each_field_costs_its_round_trips_and_no_more(proxy, fields, trips):
     with pyvirhost.open(proxy.qemu_uri) as connection:
@@ -125,6 +126,24 @@ def test_page_sizes_are_learned_once(proxy):
             assert second.snapshot(["free_pages"]).free_pages.page_sizes == (
                 first.free_pages.page_sizes)
         assert proxy.calls.count(GET_CAPABILITIES) == 1
+
+
+def test_free_pages_by_themselves_are_of_the_sizes_that_the_host_has(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        counts = connection.free_pages()
+        assert counts.page_sizes == connection.snapshot(["free_pages"]).free_pages.page_sizes
+        assert connection.free_pages(None, 0, 1).page_sizes == counts.page_sizes
+        assert proxy.calls.count(GET_CAPABILITIES) == 1
+        proxy.clear()
+        assert connection.free_pages() is not None
+        assert proxy.calls == [GET_FREE_PAGES]
+        with pytest.raises(pyvirhost.InvalidArgumentError):
+            connection.free_pages(start_cell=999)
+
+
+def test_the_fields_that_type_checkers_know_are_all_that_there_are():
+    assert get_args(pyvirhost.SnapshotField) == ALL_FIELDS
+    assert set(PRIORITY_FIELDS) < set(ALL_FIELDS)
 
 
 def test_given_page_sizes_need_no_learning(proxy):
@@ -194,6 +213,16 @@ def test_stale_page_sizes_are_learned_anew(proxy):
         assert not snapshot.errors
 
 
+def test_stale_page_sizes_are_no_matter_to_free_pages_alone(proxy):
+    with pyvirhost.open(proxy.qemu_uri) as connection:
+        proxy.change_reply = lambda procedure, body: (
+            body.replace(b"size='4'", b"size='5'") if procedure == GET_CAPABILITIES else body)
+        with pytest.raises(pyvirhost.LibvirtError):
+            connection.free_pages()
+        proxy.change_reply = None
+        assert 4 in connection.free_pages().page_sizes
+
+
 @pytest.mark.parametrize("pages", [
     b"<sages ", b"<pages size='" + b"9" * 5000 + b"'/><sages "], ids=["none", "no such size"])
 def test_a_host_that_names_no_page_sizes(proxy, pages):
@@ -208,6 +237,8 @@ def test_a_host_that_names_no_page_sizes(proxy, pages):
         proxy.change_reply = change
         snapshot = connection.snapshot(["free_pages", "node_info"])
         assert isinstance(snapshot.errors["free_pages"], pyvirhost.NotSupportedError)
+        with pytest.raises(pyvirhost.NotSupportedError, match="does not say which page sizes"):
+            connection.free_pages()
         assert snapshot.node_info == connection.node_info()
         assert connection.snapshot(page_sizes=[4]).free_pages.page_sizes == (4,)
 
@@ -250,12 +281,12 @@ def test_a_host_whose_ordinary_workers_are_all_stuck_still_answers():
 
 def test_a_connection_lost_in_between_keeps_what_was_read(proxy):
     with pyvirhost.open(proxy.qemu_uri) as connection:
-        connection.snapshot(ALL)
+        connection.snapshot(ALL_FIELDS)
         proxy.cut_at = GET_CPU_MAP
-        snapshot = connection.snapshot(ALL)
+        snapshot = connection.snapshot(ALL_FIELDS)
         assert snapshot.node_info.cpus > 0
         assert snapshot.cpu_stats.idle > 0
-        lost = set(ALL) - {"node_info", "cpu_stats"}
+        lost = set(ALL_FIELDS) - {"node_info", "cpu_stats"}
         assert snapshot.errors.keys() == lost
         for name in lost:
             assert isinstance(snapshot.errors[name], pyvirhost.ConnectionLostError)
@@ -264,7 +295,7 @@ def test_a_connection_lost_in_between_keeps_what_was_read(proxy):
 
 
 def test_an_error_says_which_function_failed(connection):
-    errors = connection.snapshot(ALL).errors
+    errors = connection.snapshot(ALL_FIELDS).errors
     assert {name: error.function for name, error in errors.items()} == {
         "memory_stats": "virNodeGetMemoryStats", "per_cell_memory_stats": "virNodeGetMemoryStats",
         "memory_parameters": "virNodeGetMemoryParameters"}
@@ -296,16 +327,16 @@ def test_nonsense_of_a_server_is_an_error_of_its_field(proxy, reply):
 # ---- reuse --------------------------------------------------------------------------------------
 
 def test_out_is_overwritten_with_its_arrays(qemu):
-    first = qemu.snapshot(ALL)
+    first = qemu.snapshot(ALL_FIELDS)
     arrays = [first.cpu_stats, first.per_cpu_stats, first.memory_stats,
               first.per_cell_memory_stats, first.node_info]
     view = memoryview(first.cpu_stats)
-    before, began = view.tolist(), first.started_ns
+    before, began = view.tolist(), first.monotonic_ns
     wait_until(lambda: qemu.cpu_stats().to_dict() != dict(
         zip(first.cpu_stats.fields, before, strict=True)), "the clock to tick")
-    second = qemu.snapshot(ALL, out=first)
+    second = qemu.snapshot(ALL_FIELDS, out=first)
     assert second is first
-    assert first.started_ns > began
+    assert first.monotonic_ns > began
     assert view.tolist() != before
     assert all(one is other for one, other in zip(
         [first.cpu_stats, first.per_cpu_stats, first.memory_stats, first.per_cell_memory_stats,
@@ -320,7 +351,7 @@ def test_out_follows_a_host_that_changes(proxy):
             numbers(1) + b"\1\0\0\0" + numbers(1, 8) if procedure == GET_CPU_MAP else body)
         connection.snapshot(fields, out=snapshot)
         assert snapshot.per_cpu_stats.index == (0,)
-        assert len(snapshot.cpu_map) == 8
+        assert snapshot.cpu_map.present == 8
         proxy.change_reply = None
         connection.snapshot(fields, out=snapshot)
         assert snapshot.per_cpu_stats.index == tuple(snapshot.cpu_map) == tuple(
@@ -340,7 +371,7 @@ def test_out_of_another_connection_or_shape_is_refused(connection):
         with connection.ref() as second:
             assert second.snapshot(FOUR, out=second.snapshot(FOUR))
     with pytest.raises(ValueError, match="has the fields node_info, cpu_stats"):
-        connection.snapshot(ALL, out=snapshot)
+        connection.snapshot(ALL_FIELDS, out=snapshot)
     with pytest.raises(ValueError, match="of another connection"):
         connection.snapshot(FOUR, out=pickle.loads(kept))
     with pytest.raises(TypeError):
@@ -376,9 +407,9 @@ def test_threads_learn_from_one_connection_side_by_side():
         with pyvirhost.open("test:///default") as connection:
             def work(connection=connection, results=results):
                 start.wait()
-                own = connection.snapshot(ALL)
+                own = connection.snapshot(ALL_FIELDS)
                 for _ in range(10):
-                    connection.snapshot(ALL, out=own)
+                    connection.snapshot(ALL_FIELDS, out=own)
                 results.append(own)
 
             threads = [threading.Thread(target=work) for _ in range(4)]
@@ -395,14 +426,14 @@ def test_threads_learn_from_one_connection_side_by_side():
 
 def test_threads_may_share_an_out():
     with pyvirhost.open("test:///default") as connection:
-        shared = connection.snapshot(ALL)
+        shared = connection.snapshot(ALL_FIELDS)
         start = threading.Barrier(4)
         results = []
 
         def work():
             start.wait()
             for _ in range(300):
-                connection.snapshot(ALL, out=shared)
+                connection.snapshot(ALL_FIELDS, out=shared)
                 results.append((shared.cpu_stats.user, len(shared.errors), shared.node_info.cpus,
                                 shared.free_pages.page_sizes))
 
@@ -419,8 +450,8 @@ def test_threads_may_share_an_out():
 
 def test_it_pickles_compares_and_outlives_its_connection():
     with pyvirhost.open("test:///default") as connection:
-        snapshot = connection.snapshot(ALL)
-        other = connection.snapshot(ALL)
+        snapshot = connection.snapshot(ALL_FIELDS)
+        other = connection.snapshot(ALL_FIELDS)
     copy = pickle.loads(pickle.dumps(snapshot))
     assert copy == snapshot
     assert copy != other
@@ -432,13 +463,13 @@ def test_it_pickles_compares_and_outlives_its_connection():
         pyvirhost.HostSnapshot()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ALL_FIELDS)
 def test_a_pickle_holds_what_was_read_and_nothing_else(connection, name):
     for out in (None, connection.snapshot([name])):
         snapshot = connection.snapshot([name], out=out)
         restore, (uri, wanted, read, *times, free, values, errors) = snapshot.__reduce__()
         assert uri == "test:///default"
-        assert wanted == 1 << ALL.index(name)
+        assert wanted == 1 << ALL_FIELDS.index(name)
         assert read == (0 if errors else wanted)
         assert len(times) == 3
         assert free == (3145728 if name == "free_memory" else None)
@@ -448,7 +479,7 @@ def test_a_pickle_holds_what_was_read_and_nothing_else(connection, name):
 
 
 def test_pickles_with_nonsense_are_refused(connection):
-    snapshot = connection.snapshot(ALL)
+    snapshot = connection.snapshot(ALL_FIELDS)
     restore, state = snapshot.__reduce__()
     assert restore(*state) == snapshot
     _, wanted, read, *_, values, errors = state
@@ -479,7 +510,7 @@ def test_it_can_be_read_by_people_and_programs(connection):
     assert "free_memory: 3145728" in repr(snapshot)
     contents = snapshot.to_dict()
     assert contents.pop("started_at") == snapshot.started_at
-    assert contents.pop("started_ns") == snapshot.started_ns
+    assert contents.pop("monotonic_ns") == snapshot.monotonic_ns
     assert contents.pop("duration_ns") == snapshot.duration_ns
     message = snapshot.errors["memory_stats"].message
     assert contents == {

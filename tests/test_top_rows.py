@@ -71,7 +71,7 @@ def test_figures_of_a_host_that_tells_little(connection):
     assert figures_of(sampled(connection)) == Figures(
         used=connection.node_info().memory * KIB - connection.free_memory(),
         total=connection.node_info().memory * KIB,
-        cells=tuple(connection.cells_free_memory()),
+        cells=tuple(connection.cells_free_memory().values()),
         # All but the smallest pages, which are of 4 KiB.
         huge=((KIB**3, 201 + 3321), (2 * KIB**2, 97 + 1657), (8 * KIB, 45 + 825)))
 
@@ -235,7 +235,7 @@ def test_what_can_be_sorted_has_a_key_of_its_own():
 # ---- one host, closely --------------------------------------------------------------------------
 
 def test_a_close_look_has_every_cell_and_cpu(connection):
-    host = watched(sample=sampled(connection, fields=pyvirhost.ALL))
+    host = watched(sample=sampled(connection, fields=pyvirhost.ALL_FIELDS))
     assert [row.cells["cpu"] for row in cpu_rows(host)] == ["0", "2", "4"]
     assert {row.cells["busy"] for row in cpu_rows(host)} == {"-"}
     assert [column.title for column in cell_columns(host)] == [

@@ -103,7 +103,7 @@ def test_reserving_huge_pages_takes_no_memory_into_use(root_daemon):
         before, total = memory_in_use(host.snapshot(MEMORY))
         free = dict(free_huge_pages(host.snapshot(MEMORY)))[2 * MIB]
         host.alloc_pages({2048: reserved // (2 * MIB)}, 0, 1,
-                         pyvirhost.AllocPagesFlags.VIR_NODE_ALLOC_PAGES_ADD)
+                         pyvirhost.AllocPagesFlags.ADD)
         assert dict(free_huge_pages(host.snapshot(MEMORY)))[2 * MIB] == free + 64
         # What else the machine does in this moment is not half as much for long.
         wait_until(lambda: memory_in_use(host.snapshot(MEMORY))[0] < before + reserved // 2,

@@ -65,7 +65,7 @@ def test_huge_pages_are_reserved_and_given_back(host):
         assert host.alloc_pages({2048: 2}) == 1
         assert int(POOL.read_text()) == start + 2
         assert host.alloc_pages(
-            {2048: 1}, 0, 1, pyvirhost.AllocPagesFlags.VIR_NODE_ALLOC_PAGES_ADD) == 1
+            {2048: 1}, 0, 1, pyvirhost.AllocPagesFlags.ADD) == 1
         assert int(POOL.read_text()) == start + 3
         free = host.free_pages([2048])[0, 2048]
         assert free == int(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")

@@ -36,7 +36,7 @@ def test_xml_that_is_refused(text, problem):
         parse(text, NAME)
     assert type(caught.value) is pyvirhost.LibvirtError
     assert caught.value.function == NAME
-    assert caught.value.code == pyvirhost.ErrorCode.VIR_ERR_RPC
+    assert caught.value.code == pyvirhost.ErrorCode.RPC
 
 
 def test_xml_up_to_its_bounds_is_read():

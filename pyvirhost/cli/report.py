@@ -125,7 +125,7 @@ def collect(connection: "Connection") -> Report:
         "stats": read("memory.stats", lambda: in_bytes(connection.memory_stats())),
     }
 
-    free = read("cells.free_bytes", lambda: list(connection.cells_free_memory()))
+    free = read("cells.free_bytes", lambda: list(connection.cells_free_memory().values()))
     cells = count = None
     if free is not None:
         count = len(free)

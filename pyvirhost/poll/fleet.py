@@ -491,4 +491,4 @@ def no_answer(duration: float, since: float) -> Exception:
 def timeout_error(message: str) -> Exception:
     """Return the error of a host whose time is over."""
     return pyvirhost.OperationTimeoutError(
-        message, code=pyvirhost.ErrorCode.VIR_ERR_OPERATION_TIMEOUT)
+        message, code=pyvirhost.ErrorCode.OPERATION_TIMEOUT)

@@ -71,7 +71,7 @@ class Poller:
         Seconds after which a host's sample is an `OperationTimeoutError`, where its `Host` has no
         timeout of its own; by default the interval. A host that still does not answer after that is
         left alone until it does: each interval gives another error, which says since when.
-    fields : iterable of str, default PRIORITY
+    fields : iterable of str, default PRIORITY_FIELDS
         What to read, as in `Connection.snapshot`.
     page_sizes : iterable of int, optional
         In KiB, as in `Connection.snapshot`.

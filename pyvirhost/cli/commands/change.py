@@ -31,8 +31,8 @@ def allocate(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
     """Change how many huge pages there are, and read what came of it."""
     pagesize, count = arguments.pagesize, arguments.pagecount
     before = free_pages(connection, [pagesize])
-    flags = (AllocPagesFlags.VIR_NODE_ALLOC_PAGES_ADD if arguments.add else
-             AllocPagesFlags.VIR_NODE_ALLOC_PAGES_SET)
+    flags = (AllocPagesFlags.ADD if arguments.add else
+             AllocPagesFlags.SET)
     if arguments.all:
         connection.alloc_pages({pagesize: count}, 0, len(before), flags)
     elif arguments.cell is not None:
@@ -83,9 +83,9 @@ def suspend_arguments(parser: Parser) -> None:
 
 
 SUSPEND = {
-    "mem": NodeSuspendTarget.VIR_NODE_SUSPEND_TARGET_MEM,
-    "disk": NodeSuspendTarget.VIR_NODE_SUSPEND_TARGET_DISK,
-    "hybrid": NodeSuspendTarget.VIR_NODE_SUSPEND_TARGET_HYBRID,
+    "mem": NodeSuspendTarget.MEM,
+    "disk": NodeSuspendTarget.DISK,
+    "hybrid": NodeSuspendTarget.HYBRID,
 }
 
 

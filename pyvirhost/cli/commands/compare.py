@@ -121,9 +121,9 @@ def baseline_flags(arguments: Arguments) -> int:
     """Return libvirt's flags for the arguments of cpu-baseline."""
     flags = 0
     if arguments.features:
-        flags |= BaselineCPUFlags.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+        flags |= BaselineCPUFlags.EXPAND_FEATURES
     if arguments.migratable:
-        flags |= BaselineCPUFlags.VIR_CONNECT_BASELINE_CPU_MIGRATABLE
+        flags |= BaselineCPUFlags.MIGRATABLE
     return flags
 
 
@@ -182,9 +182,9 @@ def compare_flags(arguments: Arguments) -> int:
     """Return libvirt's flags for the arguments of cpu-compare."""
     flags = 0
     if arguments.error:
-        flags |= CompareCPUFlags.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+        flags |= CompareCPUFlags.FAIL_INCOMPATIBLE
     if arguments.validate:
-        flags |= CompareCPUFlags.VIR_CONNECT_COMPARE_CPU_VALIDATE_XML
+        flags |= CompareCPUFlags.VALIDATE_XML
     return flags
 
 

@@ -78,7 +78,7 @@ def read_cpu_rates(connection: "Connection", arguments: Arguments) -> dict[str, 
     time.sleep(arguments.interval)
     later = snapshot()
     rates = later.rates(earlier)
-    interval = {"interval_seconds": (later.started_ns - earlier.started_ns) / 1e9}
+    interval = {"interval_seconds": (later.monotonic_ns - earlier.monotonic_ns) / 1e9}
     if not each:
         return {**interval, **in_percent(rates.cpu, later.cpu_stats)}
     cpus = {cpu: in_percent(rates.per_cpu[cpu], times)

@@ -37,14 +37,14 @@ def freecell_arguments(parser: Parser) -> None:
 def read_freecell(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
     """Read the free memory of the host, of a cell or of all cells."""
     if arguments.cell is not None:
-        free, = connection.cells_free_memory(arguments.cell, 1)
+        free, = connection.cells_free_memory(arguments.cell, 1).values()
         return {"cell": arguments.cell, "free_bytes": free}
     if not arguments.all:
         return {"free_bytes": connection.free_memory()}
-    cells = list(connection.cells_free_memory())
+    cells = connection.cells_free_memory()
     return {
-        "cells": [{"cell": cell, "free_bytes": free} for cell, free in enumerate(cells)],
-        "free_bytes": sum(cells),
+        "cells": [{"cell": cell, "free_bytes": free} for cell, free in cells.items()],
+        "free_bytes": sum(cells.values()),
     }
 
 

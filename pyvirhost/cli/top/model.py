@@ -65,7 +65,7 @@ def figures_of(sample: Sample) -> Figures:
     used, total = memory_in_use(snapshot)
     ksm, not_told = ksm_values(snapshot.memory_parameters or {})
     figures = Figures(
-        used=used, total=total, cells=tuple(snapshot.cells_free_memory or ()),
+        used=used, total=total, cells=tuple((snapshot.cells_free_memory or {}).values()),
         huge=tuple(free_huge_pages(snapshot).items()), ksm=ksm.get("pages_sharing"),
         problems=(*(f"{name}: {error}" for name, error in snapshot.errors.items()
                     if not isinstance(error, pyvirhost.NotSupportedError)),
@@ -189,5 +189,5 @@ class Watch:
 
     def closer(self, name: str) -> "Watch":
         """Return a watch of one host that reads all there is, at least once a second."""
-        return Watch([self.poller.hosts[name]], min(self.interval, 1.0), fields=pyvirhost.ALL,
-                     timeout=self.interval)
+        return Watch([self.poller.hosts[name]], min(self.interval, 1.0),
+                     fields=pyvirhost.ALL_FIELDS, timeout=self.interval)

@@ -234,7 +234,7 @@ def cell_numbers(host: Watched) -> list[int]:
     if not snapshot:
         return []
     pages = snapshot.free_pages
-    return sorted({*range(len(snapshot.cells_free_memory or ())),
+    return sorted({*(snapshot.cells_free_memory or ()),
                    *(snapshot.per_cell_memory_stats or ()), *(pages.cells if pages else ())})
 
 
@@ -243,8 +243,8 @@ def cell_row(host: Watched, cell: int) -> Row:
     assert host.good is not None
     assert host.good.snapshot is not None
     snapshot, cells = host.good.snapshot, {"cell": str(cell)}
-    free = snapshot.cells_free_memory or ()
-    if cell < len(free):
+    free = snapshot.cells_free_memory
+    if free is not None and cell in free:
         cells["free"] = brief(free[cell])
     table = snapshot.per_cell_memory_stats
     stats = None if table is None else table.get(cell)
@@ -275,7 +275,7 @@ def host_lines(host: Watched, now: float, limit: float) -> list[tuple[str, str]]
     info = snapshot.node_info
     if info is not None:
         lines.append((f"{printable(info.model)}, {info.cpus} CPUs at {info.mhz} MHz, "
-                      f"{info.nodes} cells, {brief(info.memory * KIB)}", colour))
+                      f"{info.nodes} cells, {brief(info.memory_bytes)}", colour))
     lines.append((
         f"CPU {percent(figures.busy)} busy: {percent(figures.user)} user, "
         f"{percent(figures.kernel)} kernel, {percent(figures.iowait)} iowait, "
