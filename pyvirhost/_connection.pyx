@@ -154,11 +154,11 @@ cpdef int check_callback(object callback, int arguments, str name) except -1:
 # ---- the library --------------------------------------------------------------------------------
 
 def initialize():
-    """Initialise libvirt, which `open` does by itself.
+    """Initialise libvirt; `open` does so by itself.
 
     Notes
     -----
-    ``virInitialize``, since libvirt 0.1.0; no round trip. May be called often and by any thread.
+    ``virInitialize``, since libvirt 0.1.0; no round trip. Any thread may call it at any time.
     """
     cdef int result
     with nogil:
@@ -168,7 +168,7 @@ def initialize():
 
 
 def lib_version():
-    """Return the version of the libvirt that this process has loaded.
+    """Return the version of libvirt that this process has loaded.
 
     Returns
     -------
@@ -231,7 +231,7 @@ cdef list memory_settings(object parameters):
         settings = [(name, types[name], value) for name, value in parameters.items()
                     if name not in MEMORY_COUNTERS]
         if not settings:
-            raise ValueError("parameters has nothing that can be set")
+            raise ValueError("parameters has no setting that can be changed")
         return settings
     return typed(parameters, MEMORY_SETTINGS)
 
@@ -241,7 +241,7 @@ cdef list typed(object parameters, dict types):
     for name, _ in pairs:
         if name not in types:
             raise ValueError(
-                f"parameters has {name!r}, which can't be set; {', '.join(types)} can")
+                f"parameters has {name!r}; only {', '.join(types)} can be set")
     return [(name, types[name], value) for name, value in pairs]
 
 
@@ -329,25 +329,25 @@ cdef str owned_text(char *text):
 @cython.embedsignature.format("clinic")
 @cython.final
 cdef class Connection:
-    """A connection to one driver of libvirt; `pyvirhost.open` makes it.
+    """A connection to a libvirt driver; `pyvirhost.open` returns it.
 
-    Any thread may call any method at any time, also while another closes the connection. It is a
-    context manager that closes itself. A program that drops a connection without closing it gets a
-    `ResourceWarning`, and the connection is closed in the background.
+    Any thread may call any method at any time, even while another closes the connection. A
+    connection is a context manager that closes itself. Dropping one without closing it is a
+    `ResourceWarning`, and it is closed in the background.
 
-    A call waits for its server, if need be for ever, and Ctrl-C does not end it: Python runs signal
-    handlers between calls. With ``open(keepalive=...)`` the call fails when the server is lost; an
-    await of `pyvirhost.aio` can be given up. Leave SIGPIPE ignored, as Python has it: at its
-    default action the death of a daemon can be that of its client.
+    A call waits for its server, for ever if need be, and Ctrl-C does not interrupt it: Python runs
+    signal handlers between calls. With ``open(keepalive=...)`` the call fails when the server is
+    lost; an await of `pyvirhost.aio` can be cancelled. Leave SIGPIPE ignored, as Python does:
+    with its default action, a daemon that dies can take its client with it.
 
     Every method can raise `ConnectionClosedError` after `close`, `ConnectionLostError` when the
-    connection died, `NotSupportedError` where the driver has no such call, `AccessDeniedError`
-    where the connection may not do it, and `LibvirtError`, of which these are kinds, for whatever
-    else libvirt reports. An argument of a wrong type is a TypeError, an int that its C type can't
-    hold an OverflowError and a text with a NUL a ValueError, before libvirt is called.
+    connection has died, `NotSupportedError` where the driver has no such call, `AccessDeniedError`
+    where the connection lacks permission, and their base class `LibvirtError` for whatever else
+    libvirt reports. An argument of the wrong type is a TypeError, an int that does not fit its C
+    type an OverflowError, and a text with a NUL a ValueError, all before libvirt is called.
 
-    The round trips that a method's notes name are those to a daemon for a call that succeeds; a
-    driver in this process, such as ``test:///default``, needs none.
+    The round trips in a method's notes are those to a daemon for a call that succeeds; a driver in
+    this process, such as ``test:///default``, needs none.
     """
 
     cdef lib.virConnectPtr handle
@@ -367,7 +367,7 @@ cdef class Connection:
         self.closing = True
 
     def __init__(self, *args, **kwargs):
-        raise TypeError("a Connection can't be made by hand, pyvirhost.open() returns it")
+        raise TypeError("Connection() can't be called; use pyvirhost.open()")
 
     def __dealloc__(self):
         # At the interpreter's end the kernel closes the socket, and a thread of ours would only
@@ -388,7 +388,7 @@ cdef class Connection:
         self.close()
 
     def __reduce__(self):
-        raise TypeError("a Connection can't be pickled; pickle its uri() and open that")
+        raise TypeError("a Connection can't be pickled; pickle its uri() and open that again")
 
     def __repr__(self):
         if self.closed:
@@ -411,8 +411,8 @@ cdef class Connection:
             return self.handle
         if closing:
             raise closed_error("the connection is closed")
-        raise closed_error(f"the connection belongs to process {self.process}, from which this "
-                           "one was forked; open another one here")
+        raise closed_error(f"the connection belongs to process {self.process}, which forked "
+                           "this one; open another one here")
 
     cdef void leave(self) noexcept:
         cdef bint last
@@ -449,21 +449,21 @@ cdef class Connection:
         return number != 0 and close_callbacks.pop(number, None) is not None
 
     def close(self):
-        """Close the connection; once it is closed, do nothing.
+        """Close the connection; do nothing if it is closed.
 
-        Calls in flight in other threads end as they would have, and the last of them closes the
+        Calls in flight in other threads run to their end, and the last of them closes the
         connection. New calls raise `ConnectionClosedError` at once.
 
         Notes
         -----
-        ``virConnectClose``, since libvirt 0.0.3; 1 round trip, none while `ref` has another.
+        ``virConnectClose``, since libvirt 0.0.3; 1 round trip, none while another `ref` is open.
         """
         with cython.critical_section(self):
             self.closing = True
         self.close_if_last()
 
     def ref(self):
-        """Return a second handle of the same connection, which is closed on its own.
+        """Return a second handle to the same connection, which is closed on its own.
 
         Returns
         -------
@@ -563,7 +563,7 @@ cdef class Connection:
         Returns
         -------
         str
-            On a connection that has died, ``"remote"``.
+            ``"remote"`` on a connection that has died.
 
         Notes
         -----
@@ -581,7 +581,7 @@ cdef class Connection:
             self.leave()
 
     def uri(self):
-        """Return the URI of the connection, as libvirt completed it.
+        """Return the URI of the connection, as completed by libvirt.
 
         Returns
         -------
@@ -594,7 +594,7 @@ cdef class Connection:
         return self.text(lib.virConnectGetURI, "virConnectGetURI")
 
     def hostname(self):
-        """Return the host's name, as the host itself knows it.
+        """Return the host's own name.
 
         Returns
         -------
@@ -633,10 +633,10 @@ cdef class Connection:
         return self.version_number(lib.virConnectGetLibVersion, "virConnectGetLibVersion")
 
     def is_alive(self):
-        """Return whether the connection still stands, as far as this side knows.
+        """Return whether the connection is up, as far as this side knows.
 
-        A server that died is noticed at the next call or, with an event loop, at once; `ping`
-        asks it.
+        A server that has died is noticed at the next call or, with an event loop, at once; `ping`
+        asks the server.
 
         Returns
         -------
@@ -649,7 +649,7 @@ cdef class Connection:
         return self.truth(lib.virConnectIsAlive, "virConnectIsAlive")
 
     def is_encrypted(self):
-        """Return whether what is sent is encrypted.
+        """Return whether the traffic is encrypted.
 
         Returns
         -------
@@ -662,7 +662,7 @@ cdef class Connection:
         return self.truth(lib.virConnectIsEncrypted, "virConnectIsEncrypted")
 
     def is_secure(self):
-        """Return whether nobody else can read what is sent: encrypted, or never on a network.
+        """Return whether the traffic is safe from others: encrypted, or never leaving the host.
 
         Returns
         -------
@@ -675,7 +675,7 @@ cdef class Connection:
         return self.truth(lib.virConnectIsSecure, "virConnectIsSecure")
 
     def ping(self):
-        """Ask the server for a sign of life, and raise where it gives none.
+        """Ask the server for a sign of life, and raise if it gives none.
 
         Raises
         ------
@@ -691,17 +691,17 @@ cdef class Connection:
     # ---- losing it ----
 
     def set_keepalive(self, interval, count):
-        """Ask the server for signs of life, and take the connection for lost without them.
+        """Probe the server regularly, and drop the connection when it stops answering.
 
-        Needs the `EventLoop` since before the connection was opened; ``open(keepalive=...)`` sees
-        to that.
+        The `EventLoop` must have been running when the connection was opened;
+        ``open(keepalive=...)`` sees to that.
 
         Parameters
         ----------
         interval : int
-            In seconds; 0 or less stops asking.
+            In seconds; 0 or less stops the probes.
         count : int
-            How many questions may be without an answer. The connection is lost after
+            How many probes may go unanswered. The connection is lost after
             ``interval * (count + 1)`` seconds of silence.
 
         Returns
@@ -712,7 +712,7 @@ cdef class Connection:
         Raises
         ------
         NotSupportedError
-            The driver is in this process.
+            The driver runs in this process.
         LibvirtError
             There was no event loop when the connection was opened.
 
@@ -734,24 +734,24 @@ cdef class Connection:
             self.leave()
 
     def register_close_callback(self, callback):
-        """Have a function called, once, when the connection is lost.
+        """Register a function to be called once, when the connection is lost.
 
-        It runs on the event loop's thread or, without an `EventLoop`, on that of the call that
-        notices. What it raises goes to `sys.unraisablehook`. It may call any method, also
-        `close`. It is not called after `close`, nor once the connection is no longer
+        It runs on the event loop's thread or, without an `EventLoop`, on the thread whose call
+        notices the loss. What it raises goes to `sys.unraisablehook`. It may call any method,
+        including `close`. It is not called after `close`, nor once the connection is no longer
         referenced.
 
         Parameters
         ----------
         callback : callable
-            Is given the connection and a `CloseReason`, or an int that none has.
+            Called with the connection and a `CloseReason`, or an int if the reason is unknown.
 
         Raises
         ------
         TypeError
             `callback` does not take two arguments.
         ValueError
-            One is registered already.
+            A callback is already registered.
 
         Notes
         -----
@@ -785,7 +785,7 @@ cdef class Connection:
                 if not granted:
                     del close_callbacks[number]
             if not granted:
-                raise ValueError("a close callback is registered already; unregister it first")
+                raise ValueError("a close callback is already registered; unregister it first")
             try:
                 with nogil:
                     result = lib.virConnectRegisterCloseCallback(
@@ -800,14 +800,14 @@ cdef class Connection:
             self.leave()
 
     def unregister_close_callback(self):
-        """Have the close callback not called any more.
+        """Unregister the close callback.
 
-        After it was called, and in it, this does nothing.
+        Do nothing in the callback itself and after it was called.
 
         Raises
         ------
         ValueError
-            None has been registered.
+            No callback is registered.
 
         Notes
         -----
@@ -848,9 +848,9 @@ cdef class Connection:
             self.changing_callback = False
 
     def set_identity(self, parameters, flags=0):
-        """Tell the server for whom this connection acts, to be checked by its access rules.
+        """Tell the server whom this connection acts for, so that its access rules can check that.
 
-        Only a client that is trusted itself may do so.
+        Only a client that the server trusts may do so.
 
         Parameters
         ----------
@@ -863,7 +863,7 @@ cdef class Connection:
         Raises
         ------
         ValueError
-            A parameter is not known, or there is none; nothing is set.
+            A parameter is unknown, or there is none; nothing is set.
         TypeError, OverflowError
             A value does not fit its parameter's type; nothing is set.
         AccessDeniedError
@@ -879,7 +879,7 @@ cdef class Connection:
     # ---- what the host can do ----
 
     def capabilities(self):
-        """Return what the host and its hypervisor can do, as libvirt's XML.
+        """Return the capabilities of the host and its hypervisor, as libvirt's XML.
 
         Returns
         -------
@@ -893,7 +893,7 @@ cdef class Connection:
         return self.text(lib.virConnectGetCapabilities, "virConnectGetCapabilities")
 
     def sysinfo(self, flags=0):
-        """Return what the host's firmware says of its hardware, as libvirt's XML.
+        """Return what the firmware says about the host's hardware, as libvirt's XML.
 
         Parameters
         ----------
@@ -927,7 +927,7 @@ cdef class Connection:
         Parameters
         ----------
         type : str, optional
-            The type of the guest, such as ``"kvm"``; by default the driver's own.
+            The guest's type, such as ``"kvm"``; by default the driver's own.
 
         Returns
         -------
@@ -964,12 +964,12 @@ cdef class Connection:
         Returns
         -------
         list of str
-            Empty where every model is allowed.
+            Empty if every model is allowed.
 
         Raises
         ------
         InvalidArgumentError
-            libvirt knows no such architecture.
+            libvirt does not know the architecture.
 
         Notes
         -----
@@ -1010,13 +1010,12 @@ cdef class Connection:
         Returns
         -------
         CPUCompareResult
-            A plain int where the server's answer is newer than this package.
+            A plain int if the server's answer is newer than this package.
 
         Raises
         ------
         CPUIncompatibleError
-            The host can't run that CPU and
-            ``VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE`` is set.
+            The host can't run that CPU, and `CompareCPUFlags.FAIL_INCOMPATIBLE` is set.
         LibvirtError
             The XML is not well-formed or describes no CPU.
 
@@ -1028,7 +1027,7 @@ cdef class Connection:
 
     def compare_hypervisor_cpu(self, xml, *, emulator=None, arch=None, machine=None,
                                virttype=None, flags=0):
-        """Compare a CPU with the one that the hypervisor can give to a guest on this host.
+        """Compare a CPU with the one that the hypervisor can give a guest on this host.
 
         Parameters
         ----------
@@ -1041,13 +1040,13 @@ cdef class Connection:
         machine : str, optional
             The guest's machine type; by default the emulator's.
         virttype : str, optional
-            Such as ``"kvm"`` or ``"qemu"``; by default the best there is.
+            Such as ``"kvm"`` or ``"qemu"``; by default the best available.
         flags : CompareCPUFlags or int, default 0
 
         Returns
         -------
         CPUCompareResult
-            A plain int where the server's answer is newer than this package.
+            A plain int if the server's answer is newer than this package.
 
         Raises
         ------
@@ -1112,7 +1111,7 @@ cdef class Connection:
 
     def baseline_hypervisor_cpu(self, xml_cpus, *, emulator=None, arch=None, machine=None,
                                 virttype=None, flags=0):
-        """Return the best CPU that the hypervisor can give to guests on all of the given hosts.
+        """Return the best CPU that the hypervisor can give guests on all of the given hosts.
 
         Parameters
         ----------
@@ -1196,7 +1195,7 @@ cdef class Connection:
             self.leave()
 
     def cpu_map(self, flags=0):
-        """Return which CPUs are present and which of them are online.
+        """Return which of the host's CPUs are online.
 
         Parameters
         ----------
@@ -1228,7 +1227,7 @@ cdef class Connection:
             self.leave()
 
     def cpu_stats(self, cpu=-1, flags=0, *, CPUStats out=None):
-        """Return the time that CPUs spent in each mode since the host booted.
+        """Return the time that the CPUs have spent in each mode since the host booted.
 
         Parameters
         ----------
@@ -1237,17 +1236,17 @@ cdef class Connection:
         flags : int, default 0
             libvirt defines none yet.
         out : CPUStats, optional
-            An earlier reading of the same kind, to be overwritten instead of making a new one.
+            An earlier reading of the same fields, to overwrite instead of making a new one.
 
         Returns
         -------
         CPUStats
-            In ns, shape ``(fields,)``, dtype uint64; `out` where it is given.
+            In ns, shape ``(fields,)``, dtype uint64; `out` if given.
 
         Raises
         ------
         InvalidArgumentError
-            There is no such CPU, or it is offline.
+            The CPU does not exist, or is offline.
         ValueError
             `out` has other fields; it is unchanged.
 
@@ -1258,17 +1257,17 @@ cdef class Connection:
         return self.stats(CPU, int_argument(cpu, "cpu"), uint_argument(flags, "flags"), out)
 
     def per_cpu_stats(self, *, StatsTable out=None):
-        """Return the time that each online CPU spent in each mode since the host booted.
+        """Return the time that each online CPU has spent in each mode since the host booted.
 
         Parameters
         ----------
         out : StatsTable, optional
-            An earlier reading of the same CPUs, to be overwritten instead of making a new one.
+            An earlier reading of the same CPUs, to overwrite instead of making a new one.
 
         Returns
         -------
         StatsTable
-            In ns, shape ``(CPUs online, fields)``, dtype uint64; `out` where it is given.
+            In ns, shape ``(CPUs online, fields)``, dtype uint64; `out` if given.
 
         Raises
         ------
@@ -1300,7 +1299,7 @@ cdef class Connection:
     # ---- memory ----
 
     def memory_stats(self, cell=-1, flags=0, *, MemoryStats out=None):
-        """Return how the memory of the host or of one NUMA cell is used.
+        """Return how the memory of the host or of a NUMA cell is used.
 
         Parameters
         ----------
@@ -1309,18 +1308,18 @@ cdef class Connection:
         flags : int, default 0
             libvirt defines none yet.
         out : MemoryStats, optional
-            An earlier reading of the same kind, to be overwritten instead of making a new one.
+            An earlier reading of the same fields, to overwrite instead of making a new one.
 
         Returns
         -------
         MemoryStats
-            In KiB, shape ``(fields,)``, dtype uint64; `out` where it is given. A cell has fewer
-            fields than the host.
+            In KiB, shape ``(fields,)``, dtype uint64; `out` if given. A cell has fewer fields than
+            the host.
 
         Raises
         ------
         InvalidArgumentError
-            There is no such cell.
+            The cell does not exist.
         ValueError
             `out` has other fields; it is unchanged.
 
@@ -1338,12 +1337,12 @@ cdef class Connection:
         Parameters
         ----------
         out : StatsTable, optional
-            An earlier reading, to be overwritten instead of making a new one.
+            An earlier reading, to overwrite instead of making a new one.
 
         Returns
         -------
         StatsTable
-            In KiB, shape ``(cells, fields)``, dtype uint64; `out` where it is given.
+            In KiB, shape ``(cells, fields)``, dtype uint64; `out` if given.
 
         Raises
         ------
@@ -1372,7 +1371,7 @@ cdef class Connection:
             self.leave()
 
     def free_memory(self):
-        """Return how much of the host's memory is free.
+        """Return the host's free memory.
 
         Returns
         -------
@@ -1397,14 +1396,14 @@ cdef class Connection:
             self.leave()
 
     def cells_free_memory(self, start_cell=0, max_cells=None):
-        """Return how much memory of each NUMA cell is free.
+        """Return the free memory of each NUMA cell.
 
         Parameters
         ----------
         start_cell : int, default 0
             The first cell.
         max_cells : int, optional
-            At most so many cells; by default all that follow.
+            The most cells to return; by default all from the first on.
 
         Returns
         -------
@@ -1414,7 +1413,7 @@ cdef class Connection:
         Raises
         ------
         InvalidArgumentError
-            There is no such cell.
+            The cell does not exist.
 
         Notes
         -----
@@ -1443,12 +1442,12 @@ cdef class Connection:
         Parameters
         ----------
         page_sizes : list of int, optional
-            In KiB, such as ``[4, 2048, 1048576]``; by default those that the host has, which its
-            capabilities say the first time.
+            In KiB, such as ``[4, 2048, 1048576]``; by default those that the host has; its
+            capabilities are read the first time.
         start_cell : int, default 0
             The first cell; for some drivers, QEMU's among them, -1 is the whole host.
         cell_count : int, optional
-            At most so many cells; by default all that follow.
+            The most cells to return; by default all from the first on.
         flags : int, default 0
             libvirt defines none yet.
 
@@ -1462,7 +1461,7 @@ cdef class Connection:
         ValueError
             A page size is 0, or more counts are asked for than libvirt's protocol carries.
         InvalidArgumentError
-            There is no such cell.
+            The cell does not exist.
         NotSupportedError
             The driver can't count pages, or does not say which sizes the host has.
         LibvirtError
@@ -1516,32 +1515,32 @@ cdef class Connection:
         return new_page_counts(sizes, start, count, counts)
 
     def alloc_pages(self, pages, start_cell=-1, cell_count=1, flags=0):
-        """Reserve huge pages, or with ``VIR_NODE_ALLOC_PAGES_SET`` set how many there are.
+        """Reserve huge pages, or set how many are reserved.
 
-        A kernel that finds no room for all of them keeps those it found.
+        A kernel that finds no room for all of them keeps those that it found.
 
         Parameters
         ----------
         pages : mapping of int to int
-            How many pages of which size in KiB, such as ``{2048: 64}``.
+            The number of pages by their size in KiB, such as ``{2048: 64}``.
         start_cell : int, default -1
-            The first NUMA cell; -1 leaves the choice of cells to the kernel.
+            The first NUMA cell; -1 leaves the choice to the kernel.
         cell_count : int, default 1
-            In so many cells, each.
+            The number of cells, each of which gets that many pages.
         flags : AllocPagesFlags or int, default 0
-            ``VIR_NODE_ALLOC_PAGES_ADD`` or ``VIR_NODE_ALLOC_PAGES_SET``.
+            `AllocPagesFlags.ADD` adds to what is reserved, `AllocPagesFlags.SET` sets the number.
 
         Returns
         -------
         int
-            In how many cells pages were reserved.
+            The number of cells in which pages were reserved.
 
         Raises
         ------
         ValueError
             A page size is 0, or `pages` is empty.
         InvalidArgumentError
-            There is no such cell.
+            The cell does not exist.
         AccessDeniedError
             The connection is read-only.
 
@@ -1589,7 +1588,7 @@ cdef class Connection:
         Returns
         -------
         TypedParameters
-            ``VIR_NODE_MEMORY_SHARED_...``; those that the host's kernel has.
+            ``VIR_NODE_MEMORY_SHARED_...``, as far as the host's kernel has them.
 
         Notes
         -----
@@ -1622,14 +1621,14 @@ cdef class Connection:
             New values of ``VIR_NODE_MEMORY_SHARED_PAGES_TO_SCAN``,
             ``VIR_NODE_MEMORY_SHARED_SLEEP_MILLISECS`` or
             ``VIR_NODE_MEMORY_SHARED_MERGE_ACROSS_NODES``. What `memory_parameters` returned
-            restores the settings of that time; its counters are left out.
+            restores the settings of that time; its counters are skipped.
         flags : int, default 0
             libvirt defines none yet.
 
         Raises
         ------
         ValueError
-            A parameter is not known or can't be set, or there is none; nothing is set.
+            A parameter is unknown or read-only, or there is none; nothing is set.
         TypeError, OverflowError
             A value does not fit its parameter's type; nothing is set.
         AccessDeniedError
@@ -1643,7 +1642,7 @@ cdef class Connection:
                             memory_settings(parameters), flags)
 
     def sev_info(self, flags=0):
-        """Return what the host offers for AMD's Secure Encrypted Virtualization (SEV).
+        """Return what the host offers of AMD's Secure Encrypted Virtualization (SEV).
 
         Parameters
         ----------
@@ -1653,7 +1652,7 @@ cdef class Connection:
         Returns
         -------
         TypedParameters
-            ``VIR_NODE_SEV_...``; those that the host has.
+            ``VIR_NODE_SEV_...``, as far as the host has them.
 
         Raises
         ------
@@ -1686,11 +1685,11 @@ cdef class Connection:
     # ---- all of it ----
 
     def snapshot(self, fields=None, *, page_sizes=None, HostSnapshot out=None):
-        """Read many things in one go, without Python in between.
+        """Read many fields in one go, without Python in between.
 
-        The GIL is released once for all of them. What fails costs no other field anything: it is
-        None, with the exception in `HostSnapshot.errors`, and this is so too for what a connection
-        that died in between could not read any more.
+        The GIL is released once for all of them. A field that fails affects no other: it is None,
+        and `HostSnapshot.errors` has the exception. The same goes for the fields that are left when
+        the connection dies in between.
 
         Parameters
         ----------
@@ -1698,22 +1697,22 @@ cdef class Connection:
             Names from `ALL_FIELDS`; by default `PRIORITY_FIELDS`, which a daemon answers even when
             all its ordinary workers are stuck.
         page_sizes : list of int, optional
-            In KiB: read ``free_pages``, too, and for these. By default for those that the host
-            has, which its capabilities say the first time.
+            In KiB: also read ``free_pages``, for these sizes. By default ``free_pages`` has the
+            sizes that the host has; its capabilities are read the first time.
         out : HostSnapshot, optional
-            An earlier one of this connection with the same fields, to be overwritten, with its
-            arrays, instead of making a new one. Threads that share one may see it half written.
+            An earlier snapshot of this connection with the same fields, to overwrite together with
+            its arrays instead of making a new one. Threads that share it may see it half written.
 
         Returns
         -------
         HostSnapshot
-            `out` where it is given.
+            `out` if given.
 
         Raises
         ------
         ValueError
-            A field is not known, there is none, or `out` is of another connection or has other
-            fields or page sizes; it is unchanged.
+            A field is unknown, there is none, or `out` is of another connection or has other fields
+            or page sizes; it is unchanged.
 
         Notes
         -----
@@ -1721,9 +1720,9 @@ cdef class Connection:
         ``virNodeGetCPUMap``, since libvirt 1.0.0, ``virNodeGetMemoryStats``, since libvirt 0.9.3,
         ``virNodeGetFreeMemory``, since libvirt 0.3.3, ``virNodeGetCellsFreeMemory``, since libvirt
         0.3.3, ``virNodeGetFreePages``, since libvirt 1.2.6, ``virNodeGetMemoryParameters``, since
-        libvirt 0.10.2. As many round trips as reading each field alone, and the CPU map only once:
-        1 round trip for each, for those per CPU or cell 1 for each of them, 2 for the memory
-        parameters; a few more for the first snapshot.
+        libvirt 0.10.2. As many round trips as reading each field alone, but the CPU map only once:
+        1 round trip for each field, 1 for each CPU or cell, 2 for the memory parameters; a few more
+        for the first snapshot.
 
         Examples
         --------
@@ -1781,7 +1780,7 @@ cdef class Connection:
     # ---- the rest ----
 
     def security_model(self):
-        """Return the driver that confines the host's guests.
+        """Return the security driver that confines the host's guests.
 
         Returns
         -------
@@ -1805,14 +1804,14 @@ cdef class Connection:
             self.leave()
 
     def suspend_for_duration(self, target, duration, flags=0):
-        """Suspend the whole host and wake it up after a time.
+        """Suspend the whole host, and wake it up after a while.
 
         Parameters
         ----------
         target : NodeSuspendTarget or int
             To memory, to disk, or both.
         duration : int
-            In seconds; libvirt wants at least 60.
+            In seconds; libvirt requires at least 60.
         flags : int, default 0
             libvirt defines none yet.
 
@@ -1821,7 +1820,7 @@ cdef class Connection:
         AccessDeniedError
             The connection is read-only.
         NotSupportedError
-            The host can't do it.
+            The host can't be suspended like that.
 
         Notes
         -----

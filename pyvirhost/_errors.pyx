@@ -12,20 +12,20 @@ from pyvirhost._readings cimport (FIELD_COUNT, FREE_MEMORY, MAX_CELLS, MAX_CPUS,
 
 
 class LibvirtError(Exception):
-    """Tell what libvirt could not do; the subclasses say it in Python's terms.
+    """An error that libvirt reports; the subclasses say which kind in Python's terms.
 
     Attributes
     ----------
     code : ErrorCode or int
         What went wrong, ``VIR_ERR_...``.
     domain : ErrorDomain or int
-        The part of libvirt that noticed, ``VIR_FROM_...``.
+        The part of libvirt that raised it, ``VIR_FROM_...``.
     level : ErrorLevel or int
-        How grave it is.
+        How severe it is.
     message : str
         libvirt's own message.
     str1, str2, str3 : str or None
-        Further details, as libvirt left them.
+        Further details, as libvirt gave them.
     int1, int2 : int
         Further numbers, often ``errno`` in ``int1``.
     function : str or None
@@ -50,13 +50,13 @@ class LibvirtError(Exception):
 
 
 class NotSupportedError(LibvirtError, NotImplementedError):
-    """The driver has no such call or knows no such option, or this libvirt is too old."""
+    """The driver lacks the call or the option, or this libvirt is too old."""
 
     __module__ = "pyvirhost"
 
 
 class InvalidArgumentError(LibvirtError, ValueError):
-    """libvirt refused an argument: a cell or CPU out of range, an unknown flag, a senseless URI."""
+    """libvirt refused an argument: a cell or CPU out of range, an unknown flag, an invalid URI."""
 
     __module__ = "pyvirhost"
 
@@ -68,7 +68,7 @@ class AccessDeniedError(LibvirtError, PermissionError):
 
 
 class AuthenticationError(LibvirtError, PermissionError):
-    """Authentication failed, was cancelled, or is not to be had."""
+    """Authentication failed, was cancelled, or is unavailable."""
 
     __module__ = "pyvirhost"
 
@@ -80,7 +80,7 @@ class ConnectionLostError(LibvirtError, ConnectionError):
 
 
 class OperationTimeoutError(LibvirtError, TimeoutError):
-    """libvirt gave up waiting."""
+    """A timeout elapsed, libvirt's own or that of `open`."""
 
     __module__ = "pyvirhost"
 
@@ -92,7 +92,7 @@ class CPUIncompatibleError(LibvirtError):
 
 
 class ConnectionClosedError(LibvirtError, ValueError):
-    """This program has closed the connection, or is the forked child of the one that opened it."""
+    """The program closed the connection, or is a forked child of the one that opened it."""
 
     __module__ = "pyvirhost"
 
@@ -158,7 +158,7 @@ cdef object error_code(int number):
 cdef object recorded_error(lib.virErrorPtr record, bint lost, str uri, str function):
     ErrorCode, ErrorDomain, ErrorLevel = enums()
     if record is NULL or record.code == lib.VIR_ERR_OK:
-        return LibvirtError(f"{function} failed and libvirt does not say why",
+        return LibvirtError(f"{function} failed, and libvirt does not say why",
                             code=ErrorCode(lib.VIR_ERR_INTERNAL_ERROR), function=function)
     message = text(record.message) or f"{function} failed without a message"
     error_class = CLASSES.get(record.code, LibvirtError)
@@ -207,7 +207,7 @@ cdef object nonsense(int outcome, const char *function):
     if outcome == SHORT_MAP:
         problem = "a CPU map that is too short for its CPUs"
     elif outcome == OTHER_FIELDS:
-        problem = "statistics with other fields than the first for one of many"
+        problem = "statistics whose fields are not the same for all"
     elif outcome == NO_ROWS:
         problem = "a host without any"
     elif outcome == TOO_MANY_CPUS:

@@ -1,4 +1,4 @@
-"""What libvirt's client needs of the process: its event loop, threads and file descriptors."""
+"""What libvirt's client needs from the process: an event loop, threads and file descriptors."""
 
 import atexit
 import os
@@ -118,11 +118,11 @@ cdef int take_room(int descriptors, str purpose) except -1:
         return 0
     give_room(descriptors)
     if problem == EMFILE:
-        raise OSError(EMFILE, f"{purpose} takes {descriptors} file descriptors, and too few of the "
+        raise OSError(EMFILE, f"{purpose} takes {descriptors} file descriptors, but too few of the "
                       f"{descriptor_limit()} that this process may have are free; raise the limit "
                       "(ulimit -n, RLIMIT_NOFILE)")
     if problem == ENFILE:
-        raise OSError(ENFILE, f"{purpose} takes {descriptors} file descriptors, and the system has "
+        raise OSError(ENFILE, f"{purpose} takes {descriptors} file descriptors, but the system has "
                       "too few left; raise fs.file-max")
     raise OSError(problem, f"{purpose}: {os.strerror(problem)}")
 
@@ -279,28 +279,28 @@ cdef void settle() noexcept:
 class EventLoop:
     """libvirt's event loop, on a daemon thread of this process.
 
-    It answers the servers' keepalive messages, sends this side's, and notices at once that a
-    connection was lost, when it calls the connection's close callback. It serves connections that
-    were opened after its first start. There is one for a process: all objects of this class are
-    the same loop. ``open(keepalive=...)`` starts it, it ends with the interpreter, and
-    works as a context manager, too.
+    It answers servers' keepalive probes, sends this side's, and notices at once when a connection
+    is lost, upon which it calls the connection's close callback. It serves connections opened after
+    its first start. A process has one: all objects of this class are the same loop.
+    ``open(keepalive=...)`` starts it, and it ends with the interpreter. It is also a context
+    manager.
 
-    A loop that another library of the process has registered with libvirt first is used in its
-    place, and left to that library to run.
+    If another library has registered its event loop with libvirt first, that one is used instead,
+    and left to that library to run.
     """
 
     __module__ = "pyvirhost"
     __slots__ = ()
 
     def start(self):
-        """Start the loop; where it runs, do nothing.
+        """Start the loop; do nothing if it is running.
 
         Raises
         ------
         OSError
-            ``EMFILE``, ``ENFILE``: the loop takes a file descriptor, and there is none.
+            ``EMFILE``, ``ENFILE``: no file descriptor is left for the loop.
         RuntimeError
-            There can be no further thread. Until there can, connections can't be opened either.
+            The thread can't be started. Until it can, connections can't be opened either.
 
         Notes
         -----
@@ -314,7 +314,7 @@ class EventLoop:
             start()
 
     def stop(self):
-        """Stop the loop at once; where it does not run, do nothing.
+        """Stop the loop at once; do nothing if it is stopped.
 
         Connections that it served go on without keepalive until it is started again, which the
         next `open` does.
@@ -327,7 +327,7 @@ class EventLoop:
 
     @property
     def running(self):
-        """Whether this loop runs, or another library's is registered: bool."""
+        """Whether this loop is running, or another library's is registered: bool."""
         return atomic_load(&registered) == FOREIGN or is_running()
 
     def __enter__(self):

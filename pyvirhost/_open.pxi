@@ -30,21 +30,22 @@ def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeou
         ``LIBVIRT_DEFAULT_URI``, its client configuration, or the first driver that answers. A URI
         can name programs that libvirt runs (``command=``): whoever writes it runs code.
     readonly : bool, default False
-        Ask for a connection that may only read, which a server may allow to more users.
+        Ask for a connection that can only read; servers may grant it to more users.
     auth : PasswordAuth, DEFAULT_AUTH or callable, optional
-        Who answers when the server asks for credentials. A callable is given a list of
-        `Credential` and returns a list of as many str, with None for a credential's default, or
-        None to decline. By default libvirt's own configuration files answer.
+        What answers when the server asks for credentials. A callable takes a list of `Credential`
+        and returns a list of as many str, with None for a credential's default, or None to decline.
+        By default libvirt's own configuration files answer.
     flags : ConnectFlags or int, default 0
-        ``VIR_CONNECT_RO`` is the same as `readonly`; ``VIR_CONNECT_NO_ALIASES`` takes `uri` as it
-        stands.
+        `ConnectFlags.RO` is the same as `readonly`; `ConnectFlags.NO_ALIASES` takes `uri`
+        literally.
     keepalive : (int, int), optional
-        Starts the `EventLoop` and, where the driver has keepalive, asks the server for a sign of
-        life every so many seconds, and takes the connection for lost after so many without one.
+        An interval in seconds and a count: start the `EventLoop` and, where the driver has
+        keepalive, probe the server at that interval and drop the connection when that many probes
+        stay unanswered, as `Connection.set_keepalive` does.
     timeout : float, optional
-        In seconds, how long to wait at the most, also for the answers of `auth`. The attempt goes
-        on in a thread of its own and is closed when it succeeds too late; Ctrl-C ends the wait,
-        which it can't without a `timeout`.
+        The longest time to wait, in seconds, including for the answers of `auth`. The attempt runs
+        in a thread of its own, and is closed if it succeeds too late. Ctrl-C ends the wait, which
+        it can't without a `timeout`.
 
     Returns
     -------
@@ -53,18 +54,18 @@ def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeou
     Raises
     ------
     InvalidArgumentError
-        The URI makes no sense, or there is no driver for it.
+        The URI is invalid, or no driver accepts it.
     AuthenticationError
-        The server wants credentials that it did not get, or `auth` returned nonsense. What `auth`
-        raises is raised as it is.
+        The server did not get the credentials that it wants, or `auth` returned something invalid.
+        What `auth` raises is raised as it is.
     OperationTimeoutError
-        The time was over.
+        `timeout` elapsed.
     LibvirtError
-        The server can't be reached.
+        The server is unreachable.
     OSError
-        ``EMFILE``, ``ENFILE``: libvirt would not get the file descriptors that it needs.
+        ``EMFILE``, ``ENFILE``: too few file descriptors are left for libvirt.
     RuntimeError
-        No thread can be started for `timeout` or the `EventLoop`.
+        The thread for `timeout` or the `EventLoop` can't be started.
 
     Notes
     -----
@@ -102,7 +103,7 @@ def open(uri=None, *, readonly=False, auth=None, flags=0, keepalive=None, timeou
 # ---- arguments ----------------------------------------------------------------------------------
 
 def check_open(uri, auth, keepalive, timeout):
-    """Raise what is wrong with arguments of `open`, which others take to pass them on."""
+    """Raise if arguments of `open` are invalid, for callers that pass them on later."""
     optional_text_argument(uri, "uri")
     check_auth(auth)
     check_keepalive(keepalive)

@@ -124,7 +124,7 @@ cdef int export_buffer(object owner, Py_buffer *view, int flags, const void *dat
 
 
 cdef object made_elsewhere(object self, str maker):
-    return TypeError(f"{type(self).__name__} can't be made by hand, {maker} returns it")
+    return TypeError(f"{type(self).__name__} can't be created directly; {maker} returns it")
 
 
 cdef tuple UNITS = ("ns", "KiB", "KiB")  # by `Source`
@@ -280,7 +280,7 @@ cdef class ReadOnlyMapping:
         return True
 
     def get(self, key, default=None):
-        """Return the value of `key`, or `default` where there is none."""
+        """Return the value of `key`, or `default` if there is none."""
         try:
             return self[key]
         except KeyError:
@@ -295,11 +295,11 @@ cdef class ReadOnlyMapping:
         return ValuesView(self)
 
     def items(self):
-        """Return a view of the pairs of key and value."""
+        """Return a view of the (key, value) pairs."""
         return ItemsView(self)
 
     def to_dict(self):
-        """Return the same as a new dict."""
+        """Return the same as a dict."""
         return dict(self.items())
 
 
@@ -311,7 +311,7 @@ Mapping.register(ReadOnlyMapping)
 @cython.final
 @cython.no_gc
 cdef class NodeInfo:
-    """The host's processors and memory, as ``virNodeInfo`` has them.
+    """The host's CPUs and memory: ``virNodeInfo``.
 
     `Connection.node_info` returns it.
     """
@@ -337,7 +337,7 @@ cdef class NodeInfo:
         return _restore_node_info, (raw_text(self.info.model, sizeof(self.info.model)), *numbers)
 
     def to_dict(self):
-        """Return the fields as a dict, by their C names and in their C order."""
+        """Return the fields as a dict, by their names and in their order in C."""
         return {
             "model": self.model, "memory": self.memory, "cpus": self.cpus, "mhz": self.mhz,
             "nodes": self.nodes, "sockets": self.sockets, "cores": self.cores,
@@ -356,32 +356,32 @@ cdef class NodeInfo:
 
     @property
     def cpus(self):
-        """How many CPUs are online: int."""
+        """The number of online CPUs: int."""
         return self.info.cpus
 
     @property
     def mhz(self):
-        """The expected frequency of a CPU in MHz, 0 where it is not known: int."""
+        """The CPUs' nominal frequency in MHz, 0 if unknown: int."""
         return self.info.mhz
 
     @property
     def nodes(self):
-        """How many NUMA cells there are, 1 on a host without or with an unusual layout: int."""
+        """The number of NUMA cells, 1 on a host with none or with an unusual layout: int."""
         return self.info.nodes
 
     @property
     def sockets(self):
-        """How many CPU sockets a NUMA cell has: int."""
+        """The number of CPU sockets in a NUMA cell: int."""
         return self.info.sockets
 
     @property
     def cores(self):
-        """How many cores a socket has: int."""
+        """The number of cores in a socket: int."""
         return self.info.cores
 
     @property
     def threads(self):
-        """How many threads a core has: int."""
+        """The number of threads in a core: int."""
         return self.info.threads
 
     @property
@@ -391,7 +391,7 @@ cdef class NodeInfo:
 
     @property
     def max_cpus(self):
-        """How many CPUs the layout has room for, online or not: int (``VIR_NODEINFO_MAXCPUS``)."""
+        """The most CPUs that the layout has room for: int (``VIR_NODEINFO_MAXCPUS``)."""
         return self.nodes * self.sockets * self.cores * self.threads
 
 
@@ -539,7 +539,7 @@ cdef class CPUStats(Stats):
 @cython.final
 @cython.no_gc
 cdef class MemoryStats(Stats):
-    """How memory is used: a mapping of field to KiB, and a buffer.
+    """The use of memory: a mapping of field to KiB, and a buffer.
 
     `Connection.memory_stats` returns it. The fields are those that the server reports, in its
     order; each is an attribute, too. As a buffer: read-only, shape ``(fields,)``, dtype uint64.
@@ -794,8 +794,8 @@ def _restore_stats_table(tuple index not None, tuple fields not None, str unit n
 cdef class CPUMap:
     """The numbers of the host's online CPUs: a set of int, and libvirt's bitmap as a buffer.
 
-    `Connection.cpu_map` returns it. What a set says without changing it does so, also against other
-    sets. As a buffer: read-only, shape ``((present + 7) // 8,)``, dtype uint8, CPU `i` being bit
+    `Connection.cpu_map` returns it. It has the operators of a set, whose results are frozensets. As
+    a buffer: read-only, shape ``((present + 7) // 8,)``, dtype uint8, CPU `i` being bit
     ``i % 8`` of byte ``i // 8``.
     """
 
@@ -883,17 +883,17 @@ cdef class CPUMap:
         return lib.VIR_CPU_USED(self.bits, cpu) != 0
 
     def isdisjoint(self, other):
-        """Return whether none of these CPUs is in `other`."""
+        """Return whether `other` has none of these CPUs."""
         return frozenset(self).isdisjoint(other)
 
     @property
     def present(self):
-        """How many CPUs are present, as libvirt counts them: int."""
+        """The number of CPUs present, as libvirt counts them: int."""
         return self.cpus
 
     @property
     def online(self):
-        """How many CPUs are online, as libvirt counts them: int."""
+        """The number of CPUs online, as libvirt counts them: int."""
         return self.online_count
 
     def to_dict(self):
@@ -1003,7 +1003,7 @@ def _restore_cells_free_memory(start_cell, tuple values not None):
 @cython.final
 @cython.no_gc
 cdef class PageCounts:
-    """How many pages of each size are free in each NUMA cell.
+    """The number of free pages of each size in each NUMA cell.
 
     `Connection.free_pages` returns it. ``counts[cell, page_size]`` is an int, with the page size in
     KiB. As a buffer: read-only, C-contiguous, shape ``(len(cells), len(page_sizes))``, dtype
@@ -1115,10 +1115,9 @@ cdef dict TYPE_NAMES = {
 @cython.final
 @cython.no_gc
 cdef class TypedParameters(ReadOnlyMapping):
-    """Named values of which libvirt knows each one's C type: a mapping of name to value.
+    """Named values that remember their C types: a mapping of name to int, float, bool or str.
 
-    `Connection.memory_parameters` and `Connection.sev_info` return it, in libvirt's order. A value
-    is an int, float, bool or str.
+    `Connection.memory_parameters` and `Connection.sev_info` return it, in libvirt's order.
     """
 
     def __cinit__(self):
@@ -1285,10 +1284,10 @@ cdef object plain(object value):
 
 @cython.final
 cdef class HostSnapshot:
-    """Many readings of one host, taken in one go.
+    """Many readings of a host, taken in one go.
 
-    `Connection.snapshot` returns it. Each reading is an attribute by the name of the method that
-    reads it alone; one that was not asked for or failed is None, and `errors` says why.
+    `Connection.snapshot` returns it. Each reading is an attribute named like the method that reads
+    it alone. One that was not requested or failed is None, and `errors` says why it failed.
 
     A snapshot that is passed as ``out=`` again changes in place; it is therefore not hashable.
     """
@@ -1311,7 +1310,7 @@ cdef class HostSnapshot:
         return _restore_snapshot, snapshot_state(self)
 
     def rates(self, earlier):
-        """Return how busy the CPUs were since an earlier snapshot of the same host.
+        """Return how busy the CPUs have been since an earlier snapshot of the same host.
 
         Parameters
         ----------
@@ -1321,7 +1320,7 @@ cdef class HostSnapshot:
         Returns
         -------
         HostRates or None
-            None where `earlier` is None, as it is for the first sample.
+            None if `earlier` is None, as for the first sample.
 
         Raises
         ------
@@ -1333,7 +1332,7 @@ cdef class HostSnapshot:
         return rates(earlier, self)
 
     def to_dict(self):
-        """Return all of it as a dict, with the units of C; an error is its type and message."""
+        """Return it all as a dict, in C's units; an error is its type and message."""
         return {
             "uri": self.uri,
             "started_at": self.started_at,
@@ -1351,13 +1350,13 @@ cdef class HostSnapshot:
 
     @property
     def fields(self):
-        """The fields that were asked for, in the order in which they were read: tuple of str."""
+        """The fields that were requested, in the order of reading: tuple of str."""
         return tuple([name for number, name in enumerate(ALL_FIELDS)
                       if self.wanted >> <unsigned int>number & 1])
 
     @property
     def started_at(self):
-        """When it began, by the wall clock, in seconds since 1970: float."""
+        """When it began, by the wall clock, in seconds since the epoch: float."""
         return self.began
 
     @property
@@ -1373,31 +1372,31 @@ cdef class HostSnapshot:
     @property
     @cython.critical_section
     def errors(self):
-        """Why a field could not be read, by its name: dict of str to `LibvirtError`."""
+        """Why fields could not be read, by name: dict of str to `LibvirtError`."""
         return {} if self.failures is None else dict(self.failures)
 
     @property
     @cython.critical_section
     def node_info(self):
-        """The processors and memory: `NodeInfo` or None."""
+        """The CPUs and memory: `NodeInfo` or None."""
         return self.info
 
     @property
     @cython.critical_section
     def cpu_stats(self):
-        """The time that all CPUs together spent in each mode, in ns: `CPUStats` or None."""
+        """The time that all CPUs together have spent in each mode, in ns: `CPUStats` or None."""
         return self.cpu
 
     @property
     @cython.critical_section
     def per_cpu_stats(self):
-        """The time that each CPU online spent in each mode, in ns: `StatsTable` or None."""
+        """The time that each online CPU has spent in each mode, in ns: `StatsTable` or None."""
         return self.cpu_table
 
     @property
     @cython.critical_section
     def cpu_map(self):
-        """Which CPUs are present and online: `CPUMap` or None."""
+        """Which CPUs are online: `CPUMap` or None."""
         return self.cpus
 
     @property
@@ -1414,19 +1413,19 @@ cdef class HostSnapshot:
 
     @property
     def free_memory(self):
-        """How much memory is free, in bytes: int or None."""
+        """The free memory in bytes: int or None."""
         return self.free if self.read >> <unsigned int>FREE_MEMORY & 1 else None
 
     @property
     @cython.critical_section
     def cells_free_memory(self):
-        """How much memory of each NUMA cell is free, in bytes: `CellsFreeMemory` or None."""
+        """The free memory of each NUMA cell in bytes: `CellsFreeMemory` or None."""
         return self.cells_free
 
     @property
     @cython.critical_section
     def free_pages(self):
-        """How many pages of each size are free in each NUMA cell: `PageCounts` or None."""
+        """The free pages of each size in each NUMA cell: `PageCounts` or None."""
         return self.pages
 
     @property
@@ -1599,7 +1598,7 @@ class Record(tuple):
 class Version(Record):
     """A version of libvirt or of a hypervisor: a named tuple of major, minor and release.
 
-    Ordered, also against plain tuples; ``int()`` gives C's number, as in ``9000000`` for 9.0.0.
+    It compares with plain tuples, too; ``int()`` gives C's number, such as 9000000 for 9.0.0.
     """
 
     __slots__ = ()
@@ -1638,8 +1637,8 @@ cdef object new_version(unsigned long number):
 class SecurityModel(Record):
     """The host's security driver: a named tuple of model and doi.
 
-    ``model`` is the driver's name, such as ``"selinux"`` or ``"apparmor"``, and empty where there
-    is none; ``doi`` is its domain of interpretation.
+    ``model`` is the driver's name, such as ``"selinux"`` or ``"apparmor"``, and empty if there is
+    none; ``doi`` is its domain of interpretation.
     """
 
     __slots__ = ()

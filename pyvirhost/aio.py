@@ -4,8 +4,8 @@
 ...     print((await host.node_info()).cpus)
 16
 
-The calls of a connection run one after another in a thread of its own. A cancelled await gives up
-the answer, not the connection: the call ends in its thread, and the next one follows.
+A connection's calls run one after another in a thread of its own. Cancelling an await gives up the
+answer, not the connection: the call runs to its end in the thread, and the next one follows.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _Jobs = queue.SimpleQueue[Callable[[], None] | None]
 
 
 def _work(jobs: _Jobs) -> None:
-    """Do one job after another, until there is None."""
+    """Do jobs until the next one is None."""
     while (job := jobs.get()) is not None:
         try:
             job()
@@ -35,18 +35,18 @@ def _work(jobs: _Jobs) -> None:
 
 
 class _Worker:
-    """A thread that does one job after another."""
+    """A thread that does jobs one after another."""
 
     def __init__(self) -> None:
         self.jobs: _Jobs = queue.SimpleQueue()
         start_thread("pyvirhost-aio", _work, self.jobs)
 
     def end(self) -> None:
-        """Let the thread end after the jobs that it has been given."""
+        """End the thread after the jobs that it was given."""
         self.jobs.put(None)
 
     def take_over(self) -> None:
-        """Do those jobs that the thread has not begun, in this one."""
+        """Do the jobs that the thread has not begun in this one."""
         while True:
             try:
                 job = self.jobs.get_nowait()
@@ -68,9 +68,9 @@ class _Worker:
         ----------
         job : callable
         unwanted : callable, optional
-            Is given, in a thread, a result that nobody waits for any more.
+            Called in a thread with a result that nobody waits for any more.
         even_cancelled : bool, default False
-            Begin the job even if the await was cancelled before.
+            Do the job even if the await was cancelled before it began.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -116,7 +116,7 @@ class _Worker:
 
 
 class Opening:
-    """A connection that is being opened: to be awaited, or entered by ``async with``."""
+    """A connection being opened: ``await`` it, or enter it with ``async with``."""
 
     def __init__(self, uri: str | None, options: dict[str, Any]) -> None:
         self._job = functools.partial(pyvirhost.open, uri, **options)
@@ -149,7 +149,7 @@ def open(uri: str | None = None, **options: Any) -> Opening:
     Returns
     -------
     Opening
-        ``await`` it, or enter it by ``async with``, for a `Connection`.
+        ``await`` it, or enter it with ``async with``, to get a `Connection`.
     """
     return Opening(uri, options)
 
@@ -160,9 +160,9 @@ def _closed() -> pyvirhost.ConnectionClosedError:
 
 
 class Connection:
-    """A connection whose methods are those of `pyvirhost.Connection`, to be awaited.
+    """A connection with the methods of `pyvirhost.Connection`, to be awaited.
 
-    An asynchronous context manager that closes itself.
+    It is an asynchronous context manager that closes itself.
     """
 
     def __init__(self, connection: pyvirhost.Connection, worker: _Worker) -> None:
@@ -190,9 +190,9 @@ class Connection:
         return self._connection.closed
 
     async def close(self) -> None:
-        """Close the connection, also under a call that hangs; once it is closed, do nothing.
+        """Close the connection, even while a call hangs; do nothing if it is closed.
 
-        That call ends as it would have. Those that wait for it raise `ConnectionClosedError` at
+        The call in flight runs to its end. Those queued behind it raise `ConnectionClosedError` at
         once, like new ones.
         """
         if self._closing:
@@ -215,12 +215,12 @@ class Connection:
     async def register_close_callback(
         self, callback: Callable[["Connection", pyvirhost.CloseReason | int], object]
     ) -> None:
-        """Have a function called, once and by the asyncio event loop, when the connection is lost.
+        """Register a function that the asyncio event loop calls once, when the connection is lost.
 
         Parameters
         ----------
         callback : callable
-            Is given this connection and a `CloseReason`, or an int that none has.
+            Called with this connection and a `CloseReason`, or an int if the reason is unknown.
         """
         check_callback(callback, 2, "callback")
         loop = asyncio.get_running_loop()
@@ -235,7 +235,7 @@ class Connection:
 
 
 def _awaitable(name: str) -> Callable[..., Any]:
-    """Return the method that does a connection's call of that name in its thread."""
+    """Return the method that makes a connection's call of that name in its thread."""
     call = getattr(pyvirhost.Connection, name)
 
     @functools.wraps(call)

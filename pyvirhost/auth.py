@@ -1,4 +1,4 @@
-"""Credentials: what a server asks for while a connection is opened, and ready answers."""
+"""Credentials that servers ask for while a connection is opened, and ready-made answers."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -7,16 +7,16 @@ from pyvirhost.constants import CredentialType
 
 
 class Credential(NamedTuple):
-    """One thing that a server asks for, with `CredentialType` saying what."""
+    """A credential that a server asks for."""
 
     type: CredentialType | int
-    """What is asked for; a plain int where it is newer than this package."""
+    """What is asked for; a plain int if it is newer than this package."""
     prompt: str | None
-    """What to show to a person."""
+    """What to show a person."""
     challenge: str | None
-    """What to show besides, such as the host's name."""
+    """What else to show, such as the host's name."""
     default: str | None
-    """The answer to take where there is none."""
+    """The answer to use if none is given."""
 
 
 Authenticator = Callable[[list[Credential]], Iterable[str | None] | None]
@@ -24,13 +24,13 @@ Answer = str | Callable[[], str]
 
 
 class Prompts:
-    """libvirt's own questions on the terminal; `DEFAULT_AUTH` stands for them."""
+    """libvirt's own prompts on the terminal, which `DEFAULT_AUTH` stands for."""
 
     def __repr__(self) -> str:
         return "pyvirhost.DEFAULT_AUTH"
 
     def __call__(self, credentials: list[Credential]) -> None:
-        """Decline: only libvirt itself can ask them."""
+        """Decline: only libvirt itself can prompt."""
 
 
 DEFAULT_AUTH = Prompts()
@@ -40,12 +40,12 @@ SECRETS = (CredentialType.PASSPHRASE, CredentialType.NOECHOPROMPT)
 
 
 class PasswordAuth:
-    """Answer with a user's name and password; `pyvirhost.open` takes it as ``auth=``.
+    """Answer with a user name and a password: ``pyvirhost.open(auth=PasswordAuth(...))``.
 
     Parameters
     ----------
     username, password : str, or callable that returns one
-        A callable is asked each time a server asks.
+        A callable is called each time a server asks.
     """
 
     def __init__(self, username: Answer, password: Answer) -> None:
@@ -60,7 +60,7 @@ class PasswordAuth:
         return "<PasswordAuth>"
 
     def __call__(self, credentials: list[Credential]) -> list[str | None]:
-        """Return the name and the password where they are asked for, and the defaults."""
+        """Return the name or password for each credential that asks for it, else its default."""
         return [self._answer(credential) for credential in credentials]
 
     def _answer(self, credential: Credential) -> str | None:
@@ -72,5 +72,5 @@ class PasswordAuth:
 
 
 def value(answer: Answer) -> str:
-    """Return an answer, asking for it where it is a callable."""
+    """Return an answer, calling it if it is callable."""
     return answer if isinstance(answer, str) else answer()

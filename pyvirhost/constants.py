@@ -126,7 +126,7 @@ VIR_CRED_EXTERNAL: Final = CredentialType.EXTERNAL
 
 
 class CPUCompareResult(IntEnum):
-    """How a CPU relates to the host's (``virCPUCompareResult``)."""
+    """How a host's CPU compares with another (``virCPUCompareResult``)."""
 
     ERROR = -1
     INCOMPATIBLE = 0
@@ -152,7 +152,7 @@ VIR_CONNECT_COMPARE_CPU_VALIDATE_XML: Final = CompareCPUFlags.VALIDATE_XML
 
 
 class BaselineCPUFlags(IntFlag):
-    """What a baseline CPU should say (``virConnectBaselineCPUFlags``)."""
+    """How to compute a baseline CPU (``virConnectBaselineCPUFlags``)."""
 
     EXPAND_FEATURES = 1
     MIGRATABLE = 2
@@ -594,5 +594,5 @@ VIR_ERR_INVALID_ENCR_KEY_SECRET: Final = ErrorCode.INVALID_ENCR_KEY_SECRET
 
 
 def VIR_NODEINFO_MAXCPUS(nodeinfo: "NodeInfo") -> int:
-    """Return how many CPUs a host has room for, the same as `NodeInfo.max_cpus`."""
+    """Return the most CPUs that a host has room for, the same as `NodeInfo.max_cpus`."""
     return nodeinfo.max_cpus

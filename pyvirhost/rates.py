@@ -1,7 +1,7 @@
 """How busy a host's CPUs were between two snapshots.
 
-The counters of a host only ever grow, but for three things that happen: iowait and idle may run a
-little backwards, CPUs come and go, and a reboot starts all of them anew.
+A host's counters only grow, with three exceptions: iowait and idle may run backwards a little, CPUs
+come and go, and a reboot resets them all.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ _UNSTEADY = frozenset(("idle", "iowait"))
 
 @dataclass(frozen=True, slots=True)
 class CPURates:
-    """The share of its time that a CPU, or all CPUs together, spent in each mode.
+    """The share of time that a CPU, or all CPUs together, spent in each mode.
 
     Attributes
     ----------
     kernel, user, idle, iowait, intr, guest : float or None
-        0.0 to 1.0, None where the server does not report the mode. They add up to 1.0 but for
+        0.0 to 1.0, or None if the server does not report the mode. They add up to 1.0, except for
         ``guest``, which is part of ``user``.
     busy : float
         All but ``idle`` and ``iowait``.
@@ -49,11 +49,11 @@ class HostRates:
     Attributes
     ----------
     cpu : CPURates or None
-        Of all CPUs together. None where it can't be told: ``cpu_stats`` is missing from a snapshot,
-        no time has passed, or the host was rebooted.
+        For all CPUs together. None if unknown: ``cpu_stats`` is missing from a snapshot, no time
+        has passed, or the host was rebooted.
     per_cpu : dict of int to CPURates or None
-        By CPU, those that are online in the later snapshot; a CPU has None where it can't be told,
-        as for one that was offline before. None where ``per_cpu_stats`` is missing from a snapshot.
+        For each CPU that is online in the later snapshot; None for a CPU if unknown, such as one
+        that was offline before. None as a whole if ``per_cpu_stats`` is missing from a snapshot.
     """
 
     cpu: CPURates | None
@@ -67,12 +67,12 @@ class HostRates:
 def rates(
     earlier: "pyvirhost.HostSnapshot | None", later: "pyvirhost.HostSnapshot"
 ) -> HostRates | None:
-    """Return how busy a host was between two snapshots of it.
+    """Return how busy a host was between two of its snapshots.
 
     Parameters
     ----------
     earlier : HostSnapshot or None
-        None gives None.
+        If None, the result is None.
     later : HostSnapshot
         With the same fields.
 
@@ -89,9 +89,9 @@ def rates(
         return None
     for snapshot in (earlier, later):
         if not isinstance(snapshot, pyvirhost.HostSnapshot):
-            raise TypeError(f"rates are of a HostSnapshot, not of {type(snapshot).__name__}")
+            raise TypeError(f"rates are between HostSnapshots, not {type(snapshot).__name__}")
     if earlier.uri != later.uri:
-        raise ValueError(f"rates are of one host, not of {earlier.uri} and {later.uri}")
+        raise ValueError(f"rates are of one host, not {earlier.uri} and {later.uri}")
     per_cpu = None
     if earlier.per_cpu_stats is not None and later.per_cpu_stats is not None:
         before = earlier.per_cpu_stats.to_dict()
@@ -115,7 +115,7 @@ def cpu_rates(
     Returns
     -------
     CPURates or None
-        None where a reading is missing, no time has passed, or the counters were reset.
+        None if a reading is missing, no time has passed, or the counters were reset.
     """
     if earlier is None or later is None:
         return None

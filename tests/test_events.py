@@ -331,7 +331,7 @@ def test_callbacks_that_make_no_sense_change_nothing(daemon):
         with pytest.raises(ValueError, match="no close callback is registered"):
             connection.unregister_close_callback()
         connection.register_close_callback(lambda *_: None)
-        with pytest.raises(ValueError, match="registered already"):
+        with pytest.raises(ValueError, match="already registered"):
             connection.register_close_callback(lambda *_: None)
         connection.unregister_close_callback()
         connection.register_close_callback(lambda *_: None)

@@ -62,7 +62,7 @@ def test_rows_with_other_fields_are_not_mixed(proxy, rename):
         if len(connection.cpu_map()) < 2:
             pytest.skip("one CPU has one row")
         proxy.change_reply = change
-        with pytest.raises(pyvirhost.LibvirtError, match="other fields than"):
+        with pytest.raises(pyvirhost.LibvirtError, match="whose fields are not the same"):
             connection.per_cpu_stats()
 
 

@@ -111,7 +111,7 @@ def test_different_hosts_have_no_rates(connection, remote):
     with pytest.raises(ValueError, match="rates are of one host"):
         connection.snapshot(FIELDS).rates(remote.snapshot(FIELDS))
     for other in (5, connection.cpu_stats()):
-        with pytest.raises(TypeError, match="rates are of a HostSnapshot"):
+        with pytest.raises(TypeError, match="rates are between HostSnapshots"):
             connection.snapshot(FIELDS).rates(other)
 
 

@@ -99,7 +99,7 @@ def test_results_are_immutable_and_final(results):
 def test_results_are_made_by_the_package_only(results):
     for result in results:
         if not isinstance(result, tuple):
-            with pytest.raises(TypeError, match=r"can't be made by hand, Connection\."):
+            with pytest.raises(TypeError, match=r"can't be created directly; Connection\."):
                 type(result)()
             with pytest.raises(TypeError):
                 type(result)(1)
