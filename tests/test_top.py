@@ -463,7 +463,7 @@ def refusal(*arguments, status, **options):
 
 def test_without_a_terminal_it_says_so():
     assert refusal("-c", TEST, "top", status=2) == (
-        "top needs a terminal; for programs there is poll")
+        "top needs a terminal; programs can use poll")
 
 
 @pytest.mark.parametrize(("arguments", "problem"), [
