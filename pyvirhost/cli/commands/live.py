@@ -38,7 +38,7 @@ def poll_arguments(parser: Parser) -> None:
     end.add_argument("--count", type=positive, metavar="N",
                      help="stop after N samples of each host")
     end.add_argument("--once", action="store_const", const=1, dest="count",
-                     help="stop after one sample of each host, and ask all of them at once")
+                     help="stop after one sample of each host, asking all of them at once")
 
 
 def run_top(hosts: "Sequence[Host]", arguments: Arguments) -> int:
