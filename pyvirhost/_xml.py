@@ -1,11 +1,11 @@
-"""XML of a server or of a person, read within bounds."""
+"""XML from a server or a person, parsed within bounds."""
 
 from xml.etree import ElementTree
 from xml.parsers.expat import errors
 
-# Characters. libvirt's protocol carries texts of at most so many bytes.
+# In characters. libvirt's protocol carries texts of at most this many bytes.
 MAX_SIZE = 4 << 20
-# Those of libvirt's own documents that are nested the deepest, snapshots of guests, need 20.
+# libvirt's most deeply nested documents, snapshots of guests, need 20.
 MAX_DEPTH = 100
 # A host of 16,384 CPUs, more than Linux has, needs 17,000.
 MAX_ELEMENTS = 200_000
@@ -14,7 +14,7 @@ _NO_MEMORY = errors.codes[errors.XML_ERROR_NO_MEMORY]
 
 
 class BoundError(Exception):
-    """A document is more than is read of one."""
+    """A document exceeds the bounds."""
 
 
 class _BoundedBuilder(ElementTree.TreeBuilder):
@@ -50,12 +50,12 @@ def read(text: str, most: int | None = None) -> ElementTree.Element:
     Raises
     ------
     BoundError
-        It is nested deeper than `MAX_DEPTH`, has more elements, or has a document type: libvirt's
-        documents have none, and the entities that one declares can grow a short text without end.
+        It is nested deeper than `MAX_DEPTH`, has too many elements, or has a document type:
+        libvirt's documents have none, and its entities can grow a short text without end.
     ParseError, ValueError
         It is not well-formed.
     """
-    # A parser takes it in no other spelling.
+    # Parsers accept no other spelling.
     if "<!DOCTYPE" in text:
         raise BoundError("XML with a document type")
     parser = ElementTree.XMLParser(target=_BoundedBuilder(most))
@@ -80,9 +80,9 @@ def parse(text: str, function: str) -> ElementTree.Element:
     Raises
     ------
     LibvirtError
-        It is none that `read` takes, is longer than `MAX_SIZE`, or has more than `MAX_ELEMENTS`.
+        `read` does not accept it, or it is longer than `MAX_SIZE` or has more than `MAX_ELEMENTS`.
     """
-    # What reads a person's file works without libvirt.
+    # Reading a person's file works without libvirt.
     from pyvirhost._errors import server_error
 
     if len(text) > MAX_SIZE:

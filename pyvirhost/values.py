@@ -16,26 +16,26 @@ KIB = 1024
 
 Values = dict[str, Any]
 Errors = dict[str, dict[str, str]]
-"""For each value that is missing its key, with the type of the exception and its message."""
+"""For the key of each missing value, the type of the exception and its message."""
 
 
 def error_values(error: BaseException, message: str | None = None) -> dict[str, str]:
-    """Return what kind of error it is and what it says, or else `message`."""
+    """Return an error's type, and its message or else `message`."""
     return {"type": type(error).__name__, "message": str(error) if message is None else message}
 
 
 def placed(errors: Errors, place: str) -> Errors:
-    """Return errors by their places in greater data."""
+    """Return errors by their places in larger data."""
     return {f"{place}.{key}": error for key, error in errors.items()}
 
 
 def with_errors(values: Values, errors: Errors) -> Values:
-    """Return values with why some of them are None, where any are."""
+    """Return values with the errors that explain those that are None, if any are."""
     return {**values, "errors": errors} if errors else values
 
 
 def without_errors(values: Mapping[str, Any]) -> Values:
-    """Return the values alone."""
+    """Return the values without the errors."""
     return {name: value for name, value in values.items() if name != "errors"}
 
 
@@ -71,7 +71,7 @@ def in_seconds(stats: "pyvirhost.CPUStats") -> dict[str, int | float]:
 
 
 def rates_values(rates: "pyvirhost.HostRates") -> Values:
-    """Return the shares of CPU time, of which all but the guests' add up to 1."""
+    """Return the shares of CPU time; all but the guests' add up to 1."""
     values: Values = {"cpu": shares(rates.cpu)}
     if rates.per_cpu is not None:
         values["per_cpu"] = [{"cpu": cpu, **(shares(one) or {"busy_ratio": None})}
@@ -80,7 +80,7 @@ def rates_values(rates: "pyvirhost.HostRates") -> Values:
 
 
 def shares(rates: "pyvirhost.CPURates | None") -> dict[str, float] | None:
-    """Return a CPU's shares, those that its host tells."""
+    """Return a CPU's shares, those that its host reports."""
     return None if rates is None else {
         f"{mode}_ratio": round(share, 6)
         for mode, share in rates.to_dict().items() if share is not None}
@@ -88,7 +88,7 @@ def shares(rates: "pyvirhost.CPURates | None") -> dict[str, float] | None:
 
 def in_percent(rates: "pyvirhost.CPURates | None", fields: Mapping[str, int]
                ) -> dict[str, float | None]:
-    """Return shares in percent, for how busy the CPU was and for each of its `fields`."""
+    """Return shares in percent: how busy the CPU was, and each of its `fields`."""
     known = {} if rates is None else rates.to_dict()
     values = {name: known.get(name)
               for name in ("busy", *(field for field in fields if field != "utilization"))}
@@ -97,7 +97,7 @@ def in_percent(rates: "pyvirhost.CPURates | None", fields: Mapping[str, int]
 
 
 def comparison_values(result: int) -> dict[str, str]:
-    """Return what a host's CPU is to another one, in a word."""
+    """Return how a host's CPU compares to another one, in a word."""
     words: dict[int, str] = {
         CPUCompareResult.IDENTICAL: "identical",
         CPUCompareResult.SUPERSET: "superset",
@@ -114,14 +114,14 @@ def in_bytes(stats: "pyvirhost.MemoryStats") -> dict[str, int]:
 
 
 def page_values(counts: Mapping[int, int]) -> list[dict[str, int]]:
-    """Return a cell's free pages, which come by their size in KiB."""
+    """Return a cell's free pages, given by their size in KiB."""
     return [{"page_size_bytes": size * KIB, "free": free} for size, free in counts.items()]
 
 
 def free_huge_pages(snapshot: "pyvirhost.HostSnapshot") -> dict[int, int]:
-    """Return how many pages are free in all cells by their size in bytes, the biggest first.
+    """Return how many pages are free in all cells, by size in bytes, the biggest first.
 
-    The smallest size that was asked for is that of ordinary pages, and is left out.
+    The smallest size that was read is that of ordinary pages, and is left out.
     """
     counts = snapshot.free_pages
     if counts is None:
@@ -134,7 +134,7 @@ def free_huge_pages(snapshot: "pyvirhost.HostSnapshot") -> dict[int, int]:
 def memory_in_use(snapshot: "pyvirhost.HostSnapshot") -> tuple[int | None, int | None]:
     """Return how many bytes of memory are in use, and how many there are.
 
-    What is free or a cache is not in use, nor are free huge pages: they wait for guests.
+    Free memory and caches are not in use, nor are free huge pages, which wait for guests.
     """
     stats, info = snapshot.memory_stats, snapshot.node_info
     sizes = {} if stats is None else stats.in_bytes()
@@ -147,10 +147,10 @@ def memory_in_use(snapshot: "pyvirhost.HostSnapshot") -> tuple[int | None, int |
         if info is None or snapshot.free_memory is None:
             return None, None if info is None else info.memory_bytes
         total, spare = info.memory_bytes, snapshot.free_memory
-    # None of these numbers has huge pages in it: Linux takes the whole pool, free or not, out of
-    # MemFree, of which libvirt's free memory is the sum, and of MemAvailable.
+    # None of these numbers includes huge pages: Linux excludes the whole pool, free or not, from
+    # MemFree, which libvirt's free memory sums up, and from MemAvailable.
     huge = sum(size * free for size, free in free_huge_pages(snapshot).items())
-    if huge <= total:  # the test driver tells of a thousand times as much
+    if huge <= total:  # the test driver reports a thousand times as much
         spare += huge
     return max(total - spare, 0), total
 
@@ -170,16 +170,16 @@ def parameter_values(parameters: Mapping[str, Any], numbers: Container[str] = ()
     ----------
     parameters : mapping of str
     numbers : container of str
-        The names of those that are no texts.
+        The names of those that must not be texts.
     """
     values: Values = {}
     errors: Errors = {}
     for name, value in parameters.items():
         problem = None
         if isinstance(value, float) and not math.isfinite(value):
-            problem = f"the server says {value}, which is no finite number"
+            problem = f"the server sent {value}, which is not a finite number"
         elif isinstance(value, str) and name in numbers:
-            problem = "the server says a text where a number belongs"
+            problem = "the server sent a text instead of a number"
         values[name] = value if problem is None else None
         if problem is not None:
             errors[name] = error_values(ValueError(problem))
@@ -187,7 +187,7 @@ def parameter_values(parameters: Mapping[str, Any], numbers: Container[str] = ()
 
 
 def ksm_values(parameters: Mapping[str, Any]) -> tuple[Values, Errors]:
-    """Return the memory parameters, all of which are KSM's, and why some of them are None."""
+    """Return the memory parameters, which are all KSM's, and why some of them are None."""
     found, problems = parameter_values(
         {name.removeprefix("shm_"): value for name, value in parameters.items()}, _KSM_NUMBERS)
     values: Values = {}
@@ -214,8 +214,8 @@ def sample_values(sample: "pyvirhost.Sample") -> Values:
     -------
     dict of str
         ``host``, ``started_at`` in seconds since the epoch, ``duration_seconds``, ``error`` (None,
-        or its ``type`` and ``message``); of a host that answered also its fields, None where one
-        could not be read, why that is as ``errors``, and ``rates`` from its second sample on.
+        or its ``type`` and ``message``). If the host answered, also its fields, None if they could
+        not be read, ``errors`` that say why, and ``rates`` from its second sample on.
     """
     values: Values = {
         "host": sample.host,
@@ -244,11 +244,11 @@ def snapshot_values(snapshot: "pyvirhost.HostSnapshot") -> Values:
 
 def numbered(word: str, show: Callable[[Any], Mapping[str, Any]]
              ) -> Callable[[Mapping[int, Any]], list[Values]]:
-    """Return what makes a list of numbered objects from a mapping by number."""
+    """Return a function that makes a list of numbered objects from a mapping by number."""
     return lambda entries: [{word: number, **show(entry)} for number, entry in entries.items()]
 
 
-# For each field of a snapshot its key, and what makes JSON-ready data of it.
+# For each field of a snapshot, its key, and the function that makes JSON-ready data of it.
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "node_info": ("node_info", node_values),
     "cpu_stats": ("cpu_stats", in_seconds),

@@ -15,9 +15,9 @@ POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
-CHANGES = [(["allocpages", "2M", "1"], "Let the host have 1 page of 2 MiB"),
+CHANGES = [(["allocpages", "2M", "1"], "Set the host to 1 page of 2 MiB"),
            (["allocpages", "1G", "3", "--cell", "1", "--add"], "Give cell 1 3 pages of 1 GiB more"),
-           (["allocpages", "4", "2", "--all"], "Let each cell have 2 pages of 4 KiB"),
+           (["allocpages", "4", "2", "--all"], "Set each cell to 2 pages of 4 KiB"),
            (["nodesuspend", "disk", "90"], "Suspend to disk for 1.5 min")]
 
 
@@ -37,7 +37,7 @@ def test_consent_is_asked_for_on_a_terminal(arguments, question):
 @pytest.mark.parametrize("arguments", [arguments for arguments, _ in CHANGES], ids=str)
 def test_nothing_is_done_unasked(arguments):
     assert refusal("-c", TEST, *arguments, status=2) == (
-        "there is no terminal to ask on, so say --yes")
+        "no terminal to ask on; use --yes")
 
 
 def test_a_suspend_is_at_least_a_minute():

@@ -80,7 +80,7 @@ def test_the_xml_of_a_cpu_is_validated(uri, tmp_path):
 
 
 @pytest.mark.parametrize(("xml", "problem"), [
-    ("", "has no <cpu>, be it alone, in a domain or in capabilities"),
+    ("", "has no <cpu>, alone, in a domain or in capabilities"),
     ("<domain/>", "has no <cpu>"), ("<cpu>", "is not XML: mismatched tag"),
     ("&nope;", "is not XML: undefined entity"), (None, "No such file or directory"),
     (b"\xff", "can't decode"), (f"<!DOCTYPE cpu>{CPU}", "is XML with a document type"),
@@ -142,4 +142,4 @@ def test_there_is_no_cpu_of_a_fleet_when_a_host_is_missing(daemon, tmp_path):
     failed, = json.loads(done.stdout)
     assert (failed["host"], failed["error"]["type"]) == (gone, "LibvirtError")
     line = refusal("-c", daemon.qemu_uri, "-c", TEST, "cpu-baseline")
-    assert line == f"{TEST}: the host's capabilities do not tell its CPU model"
+    assert line == f"{TEST}: the host's capabilities do not include its CPU model"

@@ -229,14 +229,14 @@ def test_libvirt_chooses_without_a_uri(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "problem"), [
-    (["--interval", "0"], "must be a number of seconds, 0.001 at the least"),
+    (["--interval", "0"], "must be a number of seconds, at least 0.001"),
     (["--interval", "-1"], "--interval"),
-    (["--interval", "nan"], "0.001 at the least"),
+    (["--interval", "nan"], "at least 0.001"),
     (["--count", "0"], "must be more than 0"),
     (["--count", "1", "--once"], "not allowed with argument"),
     (["--fields", "cpus"], "fields has 'cpus', which is none of node_info, cpu_stats"),
     (["--fields", ""], "fields has '', which is none of"),
-    (["--watch", "1"], "poll goes on by itself: say --interval in place of --watch"),
+    (["--watch", "1"], "poll repeats by itself: use --interval instead of --watch"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else None)
 def test_a_wrong_command_line_is_one_line_and_status_2(arguments, problem):
     done = run("-c", TEST, "poll", *arguments)

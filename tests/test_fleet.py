@@ -82,7 +82,7 @@ def test_hosts_come_and_go():
         assert answers_of(fleet, name_of).keys() == fleet.hosts.keys() == {"test:///default?"}
         with pytest.raises(KeyError, match="no host 'one'"):
             fleet.remove("one")
-        with pytest.raises(ValueError, match="there is a host"):
+        with pytest.raises(ValueError, match="there is already a host"):
             fleet.add("test:///default?")
 
 

@@ -26,7 +26,7 @@ from pyvirhost.poll.arguments import LEAST_SECONDS
 from pyvirhost.poll.host import KEEPALIVE, Host
 
 URI = "test:///default"
-SECONDS = "must be a number of seconds, 0.001 at the least"
+SECONDS = "must be a number of seconds, at least 0.001"
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_editors_may_write_it_their_way(hosts_file, change):
     ("hosts = 3", ", line 1: hosts must be a table, not an integer"),
     ("[[hosts]]\na = 'x'", ", line 1: hosts must be a table, not an array"),
     ("\n[hosts]\n", ", line 2: hosts has no host"),
-    ("[hosts]\na = 'x'\n[hots]\n", ", line 3: hots is unknown, the only table is hosts"),
+    ("[hosts]\na = 'x'\n[hots]\n", ", line 3: hots is unknown; the only table is hosts"),
     ("[hosts]\n\na = 5\n", ", line 3: hosts.a must be a URI or a table, not an integer"),
     ("[hosts]\n\na = 1979-05-27\n", ", line 3: hosts.a must be a URI or a table, not a time"),
     ("[hosts]\na = 'x'\nb = ['x',\n 'y']", ", line 3: hosts.b must be a URI or a table, not an "
@@ -215,7 +215,7 @@ def test_a_name_can_be_seen(hosts_file, name, shown):
 
 def test_a_name_has_one_spelling(hosts_file):
     path = hosts_file("[hosts]\n'caf\u00e9' = 'x'\nb = 'x'\n'cafe\u0301' = 'x'\n")
-    assert problem_of(path).startswith(f"{path}, line 4: hosts.'cafe\u0301' is there twice")
+    assert problem_of(path).startswith(f"{path}, line 4: hosts.'cafe\u0301' is defined twice")
     # They look different.
     path = hosts_file("[hosts]\na = 'x'\nA = 'x'\n2 = 'x'\n'\u00b2' = 'x'\n")
     assert len(hosts_of_file(path)) == 4
@@ -246,7 +246,7 @@ def test_a_uri_that_is_a_name_can_be_seen(uri):
 def test_nesting_is_bounded(hosts_file, content):
     path = hosts_file(content)
     assert problem_of(path).startswith(f"{path}, line 2: ")
-    assert problem_of(path).endswith("nests more than 32 deep")
+    assert problem_of(path).endswith("nested more than 32 deep")
 
 
 @pytest.mark.parametrize("value", [

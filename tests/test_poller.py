@@ -664,7 +664,7 @@ def test_bad_input_is_refused_before_anything_is_done(changes, kind, message):
 def test_bad_hosts_change_nothing():
     one = pyvirhost.Host(name="one", uri=HERE)
     poller = pyvirhost.Poller([one])
-    with pytest.raises(ValueError, match="there is a host 'one' already"):
+    with pytest.raises(ValueError, match="there is already a host 'one'"):
         poller.add(pyvirhost.Host(name="one", uri="test:///other"))
     with pytest.raises(TypeError, match="a host must be a str or a Host, not NoneType"):
         poller.add(None)

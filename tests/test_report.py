@@ -480,14 +480,14 @@ def test_a_uri_that_is_no_text_is_a_wrong_command_line():
     done = run("-c", b"test:///\xff")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "pyvirhost: 'test:///\\udcff' must have no characters that don't print\n")
+        "pyvirhost: 'test:///\\udcff' must not contain unprintable characters\n")
 
 
 def test_what_a_uri_has_does_not_reach_the_terminal():
     done = run("-c", "nope\x1b[2J\nnope")
     assert done.returncode == 2
     assert done.stderr == (
-        "pyvirhost: 'nope\\x1b[2J\\nnope' must have no characters that don't print\n")
+        "pyvirhost: 'nope\\x1b[2J\\nnope' must not contain unprintable characters\n")
 
 
 def test_the_command_tells_its_version():

@@ -463,13 +463,13 @@ def refusal(*arguments, status, **options):
 
 def test_without_a_terminal_it_says_so():
     assert refusal("-c", TEST, "top", status=2) == (
-        "top needs a terminal; for programs there is poll")
+        "top needs a terminal; programs can use poll")
 
 
 @pytest.mark.parametrize(("arguments", "problem"), [
-    (["--json"], "top is for people: for JSON say poll in place of it"),
-    (["--watch", "1"], "top goes on by itself: say --interval in place of --watch"),
-    (["--interval", "0"], "must be a number of seconds, 0.001 at the least"),
+    (["--json"], "top is for people: use poll for JSON"),
+    (["--watch", "1"], "top repeats by itself: use --interval instead of --watch"),
+    (["--interval", "0"], "must be a number of seconds, at least 0.001"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else None)
 def test_a_wrong_command_line_is_one_line_and_status_2(arguments, problem):
     assert problem in refusal("-c", TEST, "top", *arguments, status=2)

@@ -269,7 +269,7 @@ def test_what_a_server_says_of_memory_does_not_drive_the_terminal(daemon):
             hostile = watched(sample=sampled(host))
     lines = host_lines(hostile, 0.0, LIMIT)
     assert hostile.state(0.0, LIMIT) is State.PARTIAL
-    assert "memory_parameters.full_scans: the server says nan, which is no finite" in lines[1][0]
+    assert "memory_parameters.full_scans: the server sent nan, which is not a finite" in lines[1][0]
     assert ("Memory " + ", ".join(["5K \\x1b[2J"] * 4), "") in lines
     assert ("KSM pages to scan 100, sleep unknown, full scans unknown, pages shared unknown, "
             "merge across nodes unknown, \\x1b[2jmode fast", "") in lines

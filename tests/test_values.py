@@ -123,8 +123,8 @@ NUMBERS = typed_parameters(
     (b"shm_merge_across_nodes", 7, text(b"")), (b"shm_mode", 7, text(b"fast")))
 TOLD = {"pages_to_scan": 100, "sleep_seconds": None, "full_scans": None, "pages_shared": None,
         "merge_across_nodes": None, "mode": "fast"}
-NO_NUMBER = {"type": "ValueError", "message": "the server says a text where a number belongs"}
-NOT_FINITE = {"type": "ValueError", "message": "the server says nan, which is no finite number"}
+NO_NUMBER = {"type": "ValueError", "message": "the server sent a text instead of a number"}
+NOT_FINITE = {"type": "ValueError", "message": "the server sent nan, which is not a finite number"}
 REASONS = {"sleep_seconds": NO_NUMBER, "merge_across_nodes": NO_NUMBER, "full_scans": NOT_FINITE,
            "pages_shared": {**NOT_FINITE, "message": NOT_FINITE["message"].replace("nan", "-inf")}}
 

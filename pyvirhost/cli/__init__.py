@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "report"
 LONGEST_SLEEP = 1e9
-"""In seconds; the system refuses a time that is further away than it can count."""
+"""In seconds; the system rejects a time that is too far away to count."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,25 +39,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : list of str, optional
-        The arguments after the command's name; by default those of the process.
+        The arguments after the command's name; by default the process's own.
 
     Returns
     -------
     int
-        0; 1 where a host failed; 2 where hosts or consent are missing. Every failure is one line
-        on standard error, or with several hosts the host's row.
+        0; 1 if a host failed; 2 if hosts or consent are missing. Every failure is one line on
+        standard error or, with several hosts, the host's row.
 
     Raises
     ------
     SystemExit
-        With status 2 where the arguments make no sense, 0 after ``--help`` and ``--version``.
+        With status 2 if the arguments are invalid, 0 after ``--help`` and ``--version``.
     """
     fill_standard_streams()
     return in_order(lambda: answered(sys.argv[1:] if argv is None else argv))
 
 
 def answered(words: Sequence[str]) -> int:
-    """Run the command and return its exit status, whatever becomes of it."""
+    """Run the command and return its exit status, whatever happens."""
     try:
         return run(arguments_of(words))
     except PrintingError as error:
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 def opened_for(command: Command, host: "Host", arguments: argparse.Namespace, *, alone: bool
                ) -> "Host":
     """Return a host as a command opens it."""
-    # Questions for a password from several hosts at once would be a riddle.
+    # Password prompts from several hosts at once would be confusing.
     asks = alone and command.run is None and on_terminal(sys.stdin)
     timeout = host.timeout and host.timeout + command.lasts(arguments)
     return replace(host, readonly=host.readonly or not command.writes(arguments), timeout=timeout,
@@ -100,7 +100,7 @@ def opened_for(command: Command, host: "Host", arguments: argparse.Namespace, *,
 
 
 def sweep(command: Command, hosts: "Sequence[Host]", arguments: argparse.Namespace) -> int:
-    """Ask all hosts, with --watch again and again, and return the exit status."""
+    """Ask all hosts, repeatedly with --watch, and return the exit status."""
     from pyvirhost.poll.fleet import Fleet
 
     fleet = Fleet(hosts, workers=arguments.parallel, max_connects=None,
@@ -112,12 +112,12 @@ def sweep(command: Command, hosts: "Sequence[Host]", arguments: argparse.Namespa
             write(time.strftime("%Y-%m-%d %H:%M:%S"))
         status = once(command, asked, arguments)
         if arguments.watch is None:
-            # In order, since there is no signal and nobody waits for another answer.
+            # An orderly end: no signal has come, and nobody waits for another answer.
             fleet.close()
             return status
         if not arguments.json:
             write("")
-        # Rounds keep to their times, and those that are missed are left out.
+        # Rounds keep to their schedule; missed ones are skipped.
         rest = arguments.watch - (time.monotonic() - start) % arguments.watch
         time.sleep(min(rest, LONGEST_SLEEP))
 

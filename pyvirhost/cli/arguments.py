@@ -11,7 +11,7 @@ Keepalive = tuple[int, int]
 
 
 def positive(text: str) -> int:
-    """Return a number that is more than 0."""
+    """Return a number greater than 0."""
     value = number(text)
     if value < 1:
         raise ArgumentTypeError("must be more than 0")
@@ -37,7 +37,7 @@ def seconds(text: str) -> float:
 
 
 def keepalive(text: str) -> Keepalive | None:
-    """Return the interval and the count of a keepalive, or None where it is to be off."""
+    """Return the interval and the count of a keepalive, or None if it is off."""
     try:
         return keepalive_value(text)
     except ValueError as error:
@@ -51,29 +51,29 @@ def page_size(text: str) -> int:
         match) else 0
     if not 0 < kib < 2**32:
         raise ArgumentTypeError(
-            f"must be a page size in KiB, or as in 2M or 1G, not {text!r}")
+            f"must be a page size in KiB, or with a unit as in 2M or 1G, not {text!r}")
     return kib
 
 
 def cell_argument(parser: Any, help: str) -> None:
-    """Add the number of a NUMA cell, with both names that virsh has for it."""
+    """Add the number of a NUMA cell, under both of virsh's names."""
     parser.add_argument("--cell", "--cellno", dest="cell", type=number, metavar="N", help=help)
 
 
-# ---- as hosts files have them, too --------------------------------------------------------------
+# ---- in hosts files, too ------------------------------------------------------------------------
 
 def seconds_value(value: object) -> float:
-    """Return a number of seconds, or that of a text, within the bounds that all of them have."""
+    """Return a number of seconds, given as a number or as text, if it is within bounds."""
     try:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return checked_seconds(float(value), "it")
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"must be a number of seconds, {LEAST_SECONDS} at the least")
+    raise ValueError(f"must be a number of seconds, at least {LEAST_SECONDS}")
 
 
 def keepalive_value(value: object) -> Keepalive | None:
-    """Return the keepalive that a text such as ``"5:3"`` or ``"off"`` stands for."""
+    """Return the keepalive for a text such as ``"5:3"`` or ``"off"``."""
     if value == "off":
         return None
     if isinstance(value, str):
@@ -84,5 +84,5 @@ def keepalive_value(value: object) -> Keepalive | None:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text is a number that fits a C int."""
+    """Return whether a text is a number that fits in a C int."""
     return text.isascii() and text.isdecimal() and len(text) < 10

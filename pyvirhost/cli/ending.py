@@ -1,4 +1,4 @@
-"""How the command ends by a signal: at once, and with the terminal as it was."""
+"""How a signal ends the command: at once, with the terminal restored."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption(BaseException):
-    """A signal that ends the command has come: `number`."""
+    """Signal `number` came and ends the command."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,16 +21,16 @@ class Interruption(BaseException):
 
 
 def in_order(act: Callable[[], T]) -> T:
-    """Return what `act` returns, unless a signal comes; the terminal is then as it was.
+    """Return what `act` returns, unless a signal comes, and restore the terminal.
 
-    The signal raises `Interruption` in `act`, and after that ends the process.
+    A signal raises `Interruption` in `act`, and then ends the process.
     """
     restore = TerminalSettings().restore
     earlier = {}
     try:
         try:
             for number in SIGNALS:
-                # What is ignored, by nohup or by a shell's jobs in the background, stays so.
+                # Signals that nohup or a shell's background job ignores stay ignored.
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     earlier[number] = signal.signal(number, interrupt)
             return act()
@@ -39,8 +39,8 @@ def in_order(act: Callable[[], T]) -> T:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
     except Interruption as interruption:
-        # Threads may be waiting for hosts, which only the end of the process ends. Ended by the
-        # signal itself it tells a shell, which stops a script and calls that status 130.
+        # Threads may be waiting for hosts, and only the end of the process ends them. Dying of the
+        # signal itself tells a shell to stop its script; the shell reports SIGINT as status 130.
         restore()
         signal.signal(interruption.number, signal.SIG_DFL)
         os.kill(os.getpid(), interruption.number)
@@ -48,7 +48,7 @@ def in_order(act: Callable[[], T]) -> T:
 
 
 def interrupt(number: int, frame: object) -> None:
-    """Handle the first signal, and ignore those that follow: some programs send it twice."""
+    """Handle the first signal and ignore later ones: some programs send it twice."""
     for other in SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     raise Interruption(number)
@@ -60,7 +60,7 @@ def caught_signals() -> list[signal.Signals]:
 
 
 class TerminalSettings:
-    """What the terminal does with keys, which asking for a password changes for a moment."""
+    """How the terminal handles keys; a password prompt changes that for a moment."""
 
     def __init__(self) -> None:
         self.settings = None
@@ -69,7 +69,7 @@ class TerminalSettings:
             self.settings = termios.tcgetattr(self.fd)
 
     def restore(self) -> None:
-        """Set them back."""
+        """Restore the settings."""
         if self.settings is not None:
             with suppress(termios.error):  # the terminal may be gone
                 # Setting them in the background would stop the process.

@@ -1,6 +1,6 @@
-r"""Which hosts there are: URIs of a command line, and hosts files in TOML.
+r"""Which hosts to ask: URIs from the command line, and hosts files in TOML.
 
-A hosts file has a table ``hosts`` of names, each with a URI or a table of these keys::
+A hosts file has a table ``hosts`` that gives each name a URI, or a table with these keys::
 
     [hosts]
     alpha = "qemu+tls://alpha.example.com/system"
@@ -8,8 +8,8 @@ A hosts file has a table ``hosts`` of names, each with a URI or a table of these
     [hosts.beta]
     uri = "qemu+ssh://root@beta.example.com/system"
     readonly = true      # never open a connection that may change the host
-    keepalive = "5:3"    # or "off", as after --keepalive
-    timeout = 10         # seconds, as after --timeout
+    keepalive = "5:3"    # or "off", as for --keepalive
+    timeout = 10         # seconds, as for --timeout
 
 Whoever writes a URI runs code as this user: it can name programs for libvirt to start.
 """
@@ -28,45 +28,45 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvirhost.cli.arguments import keepalive_value, seconds_value
 
 # tomllib and what needs libvirt are imported where they are used: most commands need no tomllib,
-# and a wrong file is reported where libvirt is missing, too.
+# and errors in a file are reported even if libvirt is missing.
 if TYPE_CHECKING:
     from pyvirhost.poll.host import Host
 
 Keys = tuple[str, ...]
 
 MOST_BYTES = 16 << 20
-"""What a hosts file may have at the most; 100,000 hosts have about 10 MiB."""
+"""The maximum size of a hosts file; 100,000 hosts take about 10 MiB."""
 
 MOST_NESTED = 32
-"""How deep arrays, tables and dotted keys may nest. tomllib's time is square in the last."""
+"""How deep arrays, tables and dotted keys may nest. tomllib takes quadratic time for the last."""
 
 MOST_WORD = 500
-"""How long a number or a key without quotes may be. tomllib can't say where an int is too long."""
+"""How long a number or an unquoted key may be. tomllib can't say where an int is too long."""
 
 FIRST_WRITER = 1.0
-"""How many seconds to wait for somebody who writes to a pipe that nobody writes to."""
+"""How many seconds to wait for a writer on a pipe that has none."""
 
 MOST_SHOWN = 100
 
 
 class HostsError(ValueError):
-    """What is wrong with a hosts file or with the hosts together, in one line."""
+    """What is wrong with a hosts file or with the list of hosts, in one line."""
 
 
 def hosts_of_uris(uris: Iterable[str], **override: Any) -> list["Host"]:
-    """Return hosts that are named by their URIs.
+    """Return hosts named by their URIs.
 
     Parameters
     ----------
     uris : iterable of str
         One for each host.
     **override
-        What the command line says of each host, by the parameters of `Host`.
+        What the command line sets for every host, as parameters of `Host`.
 
     Raises
     ------
     HostsError
-        A URI or a setting makes no sense.
+        A URI or a setting is invalid.
     """
     from pyvirhost import Host
 
@@ -82,21 +82,20 @@ def hosts_of_uris(uris: Iterable[str], **override: Any) -> list["Host"]:
 
 
 def hosts_of_file(path: str, **override: Any) -> list["Host"]:
-    """Return the hosts of a hosts file in its order.
+    """Return the hosts of a hosts file, in its order.
 
     Parameters
     ----------
     path : str
-        The file, in the format that this module's description shows, or a pipe with one in it.
+        The file, in the format that this module's description shows, or a pipe that yields one.
     **override
-        What the command line says of each host, by the parameters of `Host`. It goes before what
-        the file says, and that before the defaults: those of `Host`, but for `readonly`, which is
-        False.
+        What the command line sets for every host, as parameters of `Host`. It overrides the file,
+        which overrides the defaults: those of `Host`, except that `readonly` is False.
 
     Raises
     ------
     HostsError
-        The file can't be read or is wrong; the message has the line and the key.
+        The file can't be read or is invalid; the message has the line and the key.
     """
     text = read(path)
     found = parsed(path, text)
@@ -119,7 +118,7 @@ def hosts_of_file(path: str, **override: Any) -> list["Host"]:
 
 
 def check_names(hosts: Iterable["Host"]) -> None:
-    """Raise `HostsError` where two hosts have one name, however it is written in Unicode."""
+    """Raise `HostsError` if two hosts share a name, however Unicode spells it."""
     names: set[str] = set()
     for host in hosts:
         name = normal(host.name)
@@ -137,7 +136,7 @@ def read(path: str) -> str:
         with open(path, "rb", opener=open_at_once) as file:
             mode = os.fstat(file.fileno()).st_mode
             if stat.S_ISFIFO(mode):
-                # Now a read waits for the writer that there is, and not for one that may come.
+                # Now a read waits for the current writer, not for one that may come.
                 wait_for_writer(file.fileno())
                 os.set_blocking(file.fileno(), True)
             elif not stat.S_ISREG(mode):
@@ -162,7 +161,7 @@ def open_at_once(path: str, flags: int) -> int:
 
 
 def wait_for_writer(pipe: int) -> None:
-    """Wait a little until a pipe has something to read, or nobody writes to it any more."""
+    """Wait briefly until a pipe has data, or its writers have closed it."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     poll.poll(FIRST_WRITER * 1000)
@@ -181,13 +180,13 @@ def parsed(path: str, text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         problem, _, place = str(error).rpartition(" (at ")
         number = place.removeprefix("line ").partition(",")[0]
-    # At "end of document" something was not closed: say where it begins.
+    # At "end of document" something is not closed: say where it begins.
     line = int(number) if number.isdecimal() else max(begin for begin, _, _ in statements(text))
     raise at(path, line, keys_at(text, line), problem)
 
 
 def at(path: str, line: int, keys: Keys, problem: str) -> HostsError:
-    """Return the error of what is no TOML."""
+    """Return the error for text that is not TOML."""
     what = f"{shown(keys)}: {cut(problem)}" if keys else cut(problem)
     return HostsError(f"{shown_path(path)}, line {line}: {what}")
 
@@ -198,10 +197,10 @@ Wrong = Callable[[Keys, object], HostsError]
 
 
 def hosts_table(path: str, found: dict[str, Any], wrong: Wrong) -> dict[str, Any]:
-    """Return the table of hosts, with names that are right."""
+    """Return the table of hosts, with valid names."""
     for key in found:
         if key != "hosts":
-            raise wrong((key,), "is unknown, the only table is hosts")
+            raise wrong((key,), "is unknown; the only table is hosts")
     if "hosts" not in found:
         raise HostsError(f"{shown_path(path)}: no table hosts")
     table = found["hosts"]
@@ -216,12 +215,12 @@ def hosts_table(path: str, found: dict[str, Any], wrong: Wrong) -> dict[str, Any
         except ValueError as error:
             raise wrong(("hosts", name), error) from None
         if spellings.setdefault(normal(name), name) != name:
-            raise wrong(("hosts", name), "is there twice, in two spellings that look the same")
+            raise wrong(("hosts", name), "is defined twice, in two spellings that look the same")
     return table
 
 
 def host_settings(name: str, entry: object, wrong: Wrong) -> dict[str, Any]:
-    """Return the values that a hosts file has for a host, by the parameters of `Host`."""
+    """Return a hosts file's settings for a host, as parameters of `Host`."""
     if not isinstance(entry, dict):
         return {"uri": checked(uri_value, entry, ("hosts", name), wrong)}
     for key in entry:
@@ -235,23 +234,23 @@ def host_settings(name: str, entry: object, wrong: Wrong) -> dict[str, Any]:
 
 
 def check_name(name: str) -> None:
-    """Raise `ValueError` for a host's name that a person could not see as it is."""
+    """Raise `ValueError` if a host's name would not be visible as it is."""
     if not name or name.strip() != name:
-        raise ValueError("must not be empty, nor begin or end with a space")
+        raise ValueError("must not be empty, or begin or end with a space")
     if not name.isprintable():
-        raise ValueError("must have no characters that don't print")
+        raise ValueError("must not contain unprintable characters")
 
 
 def normal(name: str) -> str:
-    """Return a host's name with é always one character.
+    """Return a host's name with é always as one character.
 
-    NFKC would also take ² for 2, and casefolding A for a: those look different.
+    NFKC would also turn ² into 2, and casefolding A into a: those look different.
     """
     return unicodedata.normalize("NFC", name)
 
 
 def uri_value(value: object) -> str:
-    """Return a URI, which libvirt understands or does not."""
+    """Return a URI, whether libvirt understands it or not."""
     if not isinstance(value, str):
         raise ValueError(f"must be a URI or a table, not {type_name(value)}")
     if not value.strip():
@@ -273,7 +272,7 @@ KEYS: dict[str, Callable[[object], Any]] = {
 
 
 def checked(check: Callable[[object], Any], value: object, keys: Keys, wrong: Wrong) -> Any:
-    """Return what `check` makes of a value, or raise what is `wrong` with its keys."""
+    """Return what `check` makes of a value, or raise `wrong` with its keys."""
     try:
         return check(value)
     except ValueError as error:
@@ -290,15 +289,15 @@ def type_name(value: object) -> str:
 # ---- places in a file ---------------------------------------------------------------------------
 
 class Statement(NamedTuple):
-    """Where a line or more with a header or a key and its value begin, and the header or key."""
+    """The line where a header, or a key and its value, begins, and that header or key."""
 
     line: int
     key: str
     problem: str = ""
 
 
-# What is no mark, and a mark: a string, a comment, a bracket and so on, or the end of the text.
-# One of the marks always follows, and nothing is tried twice: the time is linear, whatever comes.
+# Text that is no mark, then a mark: a string, a comment, a bracket and so on, or the end of the
+# text. A mark always follows and nothing is tried twice, so the time is linear for any input.
 MARK = re.compile(r'''
     ([^][{}"'\#=,.\n]*+)
     ( """(?: [^"\\]++ | \\.? | "(?!"") )*+ (?: "{3,5} | \Z )
@@ -314,10 +313,10 @@ BARE_KEY = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
 def statements(text: str) -> Iterator[Statement]:
-    """Yield a text's statements, comments among them, up to the first that is out of bounds.
+    """Yield a text's statements, including comments, up to the first that is out of bounds.
 
-    tomllib tells no lines of what is well-formed, and of what is not, no key. This knows just
-    enough of TOML to find both, and what would cost tomllib too much.
+    tomllib gives no line numbers for well-formed text, and no keys for the rest. This knows just
+    enough TOML to find both, and whatever would take tomllib too long.
     """
     line, begin, depth, dots = 1, 0, 0, 0
     key: str | None = None
@@ -325,7 +324,7 @@ def statements(text: str) -> Iterator[Statement]:
         word, mark = match.groups()
         kind = mark[:1] or "\n"
         if len(word) > MOST_WORD and len(word.strip()) > MOST_WORD:
-            yield Statement(line, key or "", "a number or a key without quotes has more than "
+            yield Statement(line, key or "", "a number or an unquoted key has more than "
                             f"{MOST_WORD} characters")
             return
         if depth == 0 and key is None and kind in "=#\n":
@@ -339,7 +338,7 @@ def statements(text: str) -> Iterator[Statement]:
             elif kind in "]}":
                 depth = max(depth - 1, 0)
         if depth > MOST_NESTED or dots > MOST_NESTED:
-            yield Statement(line, key or "", f"nests more than {MOST_NESTED} deep")
+            yield Statement(line, key or "", f"nested more than {MOST_NESTED} deep")
             return
         if kind == "\n" and (depth == 0 or not mark):
             yield Statement(line, key or "")
@@ -350,7 +349,7 @@ def statements(text: str) -> Iterator[Statement]:
 
 
 def places(text: str) -> Iterator[tuple[int, Keys]]:
-    """Yield the line of each of a text's statements, and its key with that of its table."""
+    """Yield the line of each statement in a text, and its key, prefixed with its table's."""
     header: Keys = ()
     for line, key, _ in statements(text):
         keys = keys_of(key.strip("[]") if key.startswith("[") else key)
@@ -362,7 +361,7 @@ def places(text: str) -> Iterator[tuple[int, Keys]]:
 
 
 def line_of(text: str, keys: Keys) -> int:
-    """Return the line of a well-formed text in which a key first appears, or what has it inline."""
+    """Return the line where a key first appears in a well-formed text, also inside a value."""
     best, most = 1, 0
     for line, found in places(text):
         same = sum(1 for _ in takewhile(bool, map(eq, found, keys)))
@@ -374,7 +373,7 @@ def line_of(text: str, keys: Keys) -> int:
 
 
 def keys_at(text: str, line: int) -> Keys:
-    """Return the key of the statement that a line of a text is a part of."""
+    """Return the key of the statement that a line of a text belongs to."""
     keys: Keys = ()
     for begin, found in places(text):
         if begin > line:
@@ -384,7 +383,7 @@ def keys_at(text: str, line: int) -> Keys:
 
 
 def keys_of(key: str) -> Keys:
-    """Return the parts of a dotted key, or none where a text is no such thing."""
+    """Return the parts of a dotted key, or none if the text is not a key."""
     import tomllib
 
     if BARE_KEY.fullmatch(key):
@@ -413,5 +412,5 @@ def shown_path(path: str) -> str:
 
 
 def cut(text: str) -> str:
-    """Return a text as far as a message may have it."""
+    """Return a text, shortened for a message."""
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

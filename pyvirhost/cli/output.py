@@ -1,4 +1,4 @@
-"""Standard output and standard error, of which each may be closed, full or without a reader."""
+"""Standard output and standard error, either of which may be closed, full or without a reader."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ WRONG_COMMAND_LINE = 2
 
 
 class PrintingError(Exception):
-    """Standard output takes no more; the exit status is in `status`."""
+    """Standard output takes no more; `status` is the exit status."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -21,7 +21,7 @@ class PrintingError(Exception):
 
 
 def fill_standard_streams() -> None:
-    """Let nothing that is opened later take the number of a standard stream that is closed."""
+    """Keep later files from taking the number of a closed standard stream."""
     with suppress(OSError):
         while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
@@ -41,13 +41,13 @@ def write(text: str) -> None:
     Raises
     ------
     PrintingError
-        It takes no more. Unless its reader has left, standard error says why.
+        Standard output takes no more. Unless its reader has left, standard error says why.
     """
     printing(lambda: print(encodable(text, sys.stdout), flush=True))
 
 
 def write_lines(text: str) -> None:
-    """Print lines as they are, or as a terminal may have them."""
+    """Print lines as they are, or made safe for a terminal."""
     lines = text.rstrip("\n").split("\n")
     if on_terminal(sys.stdout):
         lines = [printable(Whole(line.replace("\t", "    "))) for line in lines]
@@ -60,12 +60,12 @@ def write_sections(sections: Iterable[Section]) -> None:
 
 
 def printing(show: Callable[[], object]) -> None:
-    """Call what prints on standard output, and raise `PrintingError` as `write` does."""
+    """Call a function that prints on standard output, and raise `PrintingError` as `write` does."""
     try:
         show()
     except OSError as error:
         give_up(sys.stdout)
-        # A reader such as head has what it wanted.
+        # A reader such as head has all it wanted.
         raise PrintingError(0 if isinstance(error, BrokenPipeError) else fail(
             f"cannot print: {error.strerror}")) from None
 
@@ -73,9 +73,9 @@ def printing(show: Callable[[], object]) -> None:
 # ---- standard error -----------------------------------------------------------------------------
 
 def say(text: str, end: str = "\n") -> None:
-    """Print text on standard error, where that takes any; on a terminal it drives nothing."""
+    """Print text on standard error, if possible, with control characters made harmless."""
     if sys.stderr is None:
-        return  # print would take standard output
+        return  # print would use standard output
     try:
         print(printable(text), end=end, file=sys.stderr, flush=True)
     except OSError:
@@ -89,6 +89,6 @@ def fail(message: str, status: int = HOST_FAILED) -> int:
 
 
 def give_up(stream: IO[str]) -> None:
-    """Print no more on a stream."""
-    # Python flushes it again at its end, and would complain again.
+    """Stop printing on a stream."""
+    # Python flushes it again at exit, and would complain again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -11,13 +11,13 @@ from pyvirhost.cli.options import common_options
 from pyvirhost.cli.output import WRONG_COMMAND_LINE, fail, write
 
 DESCRIPTION = """\
-Ask libvirt hosts what they are, have and do: virsh's host commands, for one host or for many at
-once, as text or as JSON in bytes and seconds."""
+Ask libvirt hosts what they are, have and do: virsh's host commands, for one host or many at once,
+as text or as JSON in bytes and seconds."""
 EPILOG = """\
 examples:
   pyvirhost                                     report on the host that libvirt chooses
   pyvirhost -c qemu:///system nodeinfo          one host
-  pyvirhost -c URI -c URI freecell --all        a table with a row for each of several hosts
+  pyvirhost -c URI -c URI freecell --all        several hosts: a table with a row for each
   pyvirhost --hosts fleet.toml nodememstats --json
   pyvirhost nodecpustats --percent --watch 5    again every 5 seconds, until Ctrl-C
 
@@ -27,26 +27,26 @@ hosts file:
   beta = { uri = "qemu+ssh://root@beta/system", readonly = true, keepalive = "5:3", timeout = 10 }
 
 exit status:
-  0    all went well
-  1    a host failed, or with cpu-compare can't be that CPU; others are still answered for
+  0    success
+  1    a host failed, or in cpu-compare can't provide the CPU; the other hosts' answers are printed
   2    the command line or a hosts file is wrong, or consent was not given
-  130  Ctrl-C, which is also how --watch ends: the process ends itself by SIGINT
+  130  Ctrl-C, which also ends --watch: the process kills itself with SIGINT
 
 environment:
-  LIBVIRT_DEFAULT_URI  the host without --connect and --hosts
-  NO_COLOR             no colours on a terminal either"""
+  LIBVIRT_DEFAULT_URI  the host to use without --connect and --hosts
+  NO_COLOR             no colours, even on a terminal"""
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help with room for the longest of the options and commands."""
+    """Help with room for the longest options and commands."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of which every complaint is one line, and whose help is standard output or none."""
+    """A parser that complains in one line, and prints help on standard output or not at all."""
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and end with status 2."""
@@ -54,13 +54,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(WRONG_COMMAND_LINE)
 
     def _print_message(self, message: str, file: object = None) -> None:
-        # argparse takes standard error where there is no standard output, and keeps quiet about a
-        # disk that is full.
+        # argparse falls back to standard error if there is no standard output, and says nothing
+        # about a full disk.
         write(message.rstrip("\n"))
 
 
 class MainParser(Parser):
-    """The parser of all, whose help has the commands in groups."""
+    """The top-level parser, whose help lists the commands in groups."""
 
     options: Iterable[argparse.Action] = ()
 
@@ -83,11 +83,11 @@ class MainParser(Parser):
 
 
 class PrintCompletion(argparse.Action):
-    """Print a shell's completion, for which only now shtab is needed."""
+    """Print a shell's completion; only this needs shtab."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
                  values: Any, option_string: str | None = None) -> None:
-        """Print it and end."""
+        """Print it and exit."""
         try:
             import shtab
         except ImportError as error:
@@ -97,16 +97,16 @@ class PrintCompletion(argparse.Action):
 
 
 def arguments_of(words: Sequence[str]) -> argparse.Namespace:
-    """Return what the words of a command line say.
+    """Return the arguments that the words of a command line give.
 
     Raises
     ------
     SystemExit
-        They are wrong, or ask for what was printed instead.
+        They are wrong, or asked for help, which was printed.
     PrintingError
-        They ask for what could not be printed.
+        They asked for help, which could not be printed.
     """
-    # Parsers for all commands would take longer to make than most commands take.
+    # Making parsers for all commands would take longer than most commands take.
     named = [COMMANDS[word] for word in words if word in COMMANDS]
     return parser_of(dict.fromkeys(named) or COMMANDS.values()).parse_args(words)
 
@@ -137,5 +137,5 @@ def parser_of(commands: Iterable[Command]) -> argparse.ArgumentParser:
 
 
 def sentence(text: str) -> str:
-    """Return a text with a capital and a full stop."""
+    """Return a text with an initial capital and a full stop."""
     return f"{text[0].upper()}{text[1:]}."

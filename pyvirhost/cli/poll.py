@@ -16,9 +16,9 @@ from pyvirhost.poll.poller import Poller
 from pyvirhost.poll.sample import Reading, Sample, sample_of
 from pyvirhost.values import sample_values
 
-# For how many seconds a line that a signal found half written may take its reader.
+# How many seconds a reader has to take a line that a signal found half written.
 _LAST_LINE = 0.1
-# With --once a host that takes longer than this part of the interval gives up its place.
+# With --once, a host that takes longer than this fraction of the interval gives up its place.
 _PATIENCE = 1 / 20
 
 
@@ -51,7 +51,7 @@ def poll(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
         except BaseException as error:
             ended.put(error)
 
-    # That thread prints and this one waits: no signal cuts a line in two.
+    # That thread prints while this one waits, so no signal cuts a line in two.
     thread = threading.Thread(target=run, daemon=True)
     try:
         thread.start()
@@ -66,7 +66,7 @@ def poll(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
 
 
 def print_samples(samples: Iterable[Sample], hosts: Iterable[str], count: int | None) -> int:
-    """Print `count` samples of each host and return the exit status; by default go on."""
+    """Print `count` samples of each host, by default without end, and return the exit status."""
     missing = dict.fromkeys(hosts, count or float("inf"))
     failed = False
     for sample in samples:
@@ -82,7 +82,7 @@ def print_samples(samples: Iterable[Sample], hosts: Iterable[str], count: int | 
 
 
 def line_of(sample: Sample) -> tuple[str, BaseException | None]:
-    """Return a sample as JSON, and its error. Whatever the conversion raises is its error."""
+    """Return a sample as JSON, and its error, which may come from the conversion itself."""
     try:
         return json.dumps(sample_values(sample), allow_nan=False), sample.error
     except Exception as error:

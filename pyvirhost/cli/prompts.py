@@ -1,4 +1,4 @@
-"""What is asked of the person at the terminal: consent, and credentials."""
+"""Questions to the person at the terminal: for consent, and for credentials."""
 
 import os
 import sys
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def agreed(question: str, hosts: "Sequence[Host]") -> bool:
-    """Ask a person on the terminal and return whether the answer is yes."""
+    """Ask for consent on the terminal and return whether the answer is yes."""
     whom = ", ".join(host.uri or "the default host" for host in hosts[:3])
     if len(hosts) > 3:
         whom += f" and {len(hosts) - 3} more"
     if not on_terminal(sys.stdin):
-        fail("there is no terminal to ask on, so say --yes")
+        fail("no terminal to ask on; use --yes")
         return False
     if asked(f"{question} ({whom})? [y/N] ").strip().lower() in ("y", "yes"):
         return True
@@ -29,7 +29,7 @@ def agreed(question: str, hosts: "Sequence[Host]") -> bool:
 
 
 def ask_person(credentials: "list[pyvirhost.Credential]") -> list[str]:
-    """Ask on the terminal for what a server wants to know."""
+    """Ask on the terminal for the credentials that a server requests."""
     from getpass import getpass
 
     from pyvirhost.auth import SECRETS
@@ -46,14 +46,14 @@ def ask_person(credentials: "list[pyvirhost.Credential]") -> list[str]:
 
 
 def decline(credentials: "list[pyvirhost.Credential]") -> None:
-    """Have no answer but those in libvirt's own authentication file."""
+    """Give no answer, and leave it to libvirt's authentication file."""
 
 
 def asked(prompt: str) -> str:
     """Return the line that a person types at the terminal."""
     say(prompt, end="")
-    # Not by sys.stdin: a thread that still waited for it at the end of the process, when the time
-    # of a host is over, would make Python abort.
+    # Not through sys.stdin: a thread that still waits for it when the process ends, after a host's
+    # timeout, would make Python abort.
     with suppress(OSError):  # the terminal is gone
         return os.read(sys.stdin.fileno(), 4096).decode(sys.stdin.encoding, "replace")
     return ""

@@ -1,7 +1,7 @@
 """What a host is, has and does, in one report: as JSON-ready data and as text.
 
-`collect` reads a host and `sections` shows what it read. Only the text needs humanize, the extra
-``pyvirhost[cli]``.
+`collect` reads a host and `sections` shows what it read. Only the text needs humanize, from the
+extra ``pyvirhost[cli]``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ T = TypeVar("T")
 Report = dict[str, Any]
 
 MAX_CELLS = 1024
-"""How many NUMA cells libvirt's protocol carries."""
+"""The most NUMA cells that libvirt's protocol can carry."""
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def collect(connection: "Connection") -> Report:
     """Read everything that the report shows.
 
     What can't be read is None and never fails the report; ``errors`` says why. Memory is in bytes
-    and time in seconds, and every key of such a value says so.
+    and time in seconds; their keys say so.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def collect(connection: "Connection") -> Report:
     Returns
     -------
     dict of str
-        With these keys, always. Each value marked ? may be None.
+        Always with these keys. Values marked ? may be None.
 
         - ``identity``: ``hostname`` ?, ``uri`` ?, ``driver`` ?, ``hypervisor_version`` ?,
           ``libvirt_version`` ? (both as in ``"9.0.0"``; the server's libvirt), ``secure`` ?,
@@ -67,21 +67,21 @@ def collect(connection: "Connection") -> Report:
         - ``cpu_map`` ?: ``present`` and ``online``, how many, and ``online_cpus``, their numbers
         - ``cpu_time``: ``total`` ?, since the host booted, and ``per_cpu`` ?, a list of the same
           for each online CPU, with its number as ``cpu``. A time has the fields that the server
-          reports: ``user_seconds``, ``kernel_seconds``, ``idle_seconds``, ``iowait_seconds``, and
-          where it knows them ``guest_seconds`` (part of the user's), ``intr_seconds``,
+          reports: ``user_seconds``, ``kernel_seconds``, ``idle_seconds``, ``iowait_seconds`` and,
+          if it knows them, ``guest_seconds`` (part of the user's), ``intr_seconds``,
           ``utilization_percent``
         - ``memory``: ``free_bytes`` ? and ``stats`` ?, which has the fields that the server
-          reports: ``total_bytes``, ``free_bytes``, ``buffers_bytes``, ``cached_bytes``, and where
-          it knows it ``available_bytes``
+          reports: ``total_bytes``, ``free_bytes``, ``buffers_bytes``, ``cached_bytes`` and, if it
+          knows it, ``available_bytes``
         - ``cells`` ?: a list, for each NUMA cell ``cell``, its number, ``free_bytes`` ?, ``stats``
           ? (``total_bytes``, ``free_bytes``) and ``free_pages`` ?, a list of ``page_size_bytes``
           and ``free``, how many
         - ``ksm`` ?: ``pages_to_scan``, ``sleep_seconds``, ``pages_shared``, ``pages_sharing``,
           ``pages_unshared``, ``pages_volatile``, ``full_scans``, ``merge_across_nodes`` (a bool),
-          those that the host's kernel has; None where the server says no number
+          as far as the host's kernel has them; None if the server does not send a number
         - ``security_model`` ?: ``model``, ``doi``
-        - ``errors``: for each None its place, such as ``"ksm"``, ``"memory.stats"`` or, for all
-          cells, ``"cells.free_pages"``, with the ``type`` of the exception and its ``message``
+        - ``errors``: for the place of each None, such as ``"ksm"``, ``"memory.stats"`` or, for all
+          cells, ``"cells.free_pages"``, the ``type`` of the exception and its ``message``
 
     Raises
     ------
@@ -169,7 +169,7 @@ def collect(connection: "Connection") -> Report:
 
 
 def checked_count(nodes: int) -> int:
-    """Return how many cells a host says to have, or raise that it can't be so many."""
+    """Return how many cells a host claims to have, or raise if that is too many."""
     from pyvirhost._errors import server_error
 
     if nodes > MAX_CELLS:
@@ -179,7 +179,7 @@ def checked_count(nodes: int) -> int:
 
 def free_pages(connection: "Connection", sizes: Sequence[int] | None = None
                ) -> dict[int, list[dict[str, int]]]:
-    """Return for each cell how many pages of each of the sizes, in KiB, or of all are free."""
+    """Return how many pages are free in each cell, of the given sizes in KiB or of all sizes."""
     snapshot = connection.snapshot(["free_pages"], page_sizes=sizes)
     for error in snapshot.errors.values():
         raise error
@@ -190,12 +190,12 @@ def free_pages(connection: "Connection", sizes: Sequence[int] | None = None
 # ---- showing ------------------------------------------------------------------------------------
 
 def sections(report: Report) -> Iterable[Section]:
-    """Return a report's sections as text, in the order in which they are shown.
+    """Return a report's sections as text, in display order.
 
     Parameters
     ----------
     report : dict
-        What `collect` returned, also after a trip through JSON.
+        What `collect` returned, even after a trip through JSON.
     """
     errors = report["errors"]
 
@@ -264,12 +264,12 @@ def cpu_map_pairs(cpu_map: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def offline_cpus(cpu_map: Mapping[str, Any]) -> list[int]:
-    """Return the CPUs that are present and not online."""
+    """Return the CPUs that are present but not online."""
     return sorted(set(range(cpu_map["present"])).difference(cpu_map["online_cpus"]))
 
 
 def cpu_time_section(cpu_time: Mapping[str, Any], refusal: Callable[[str], str]) -> Section:
-    """Return the times of all CPUs together and of each, with their shares."""
+    """Return the times of all CPUs together and of each one, with their shares."""
     pairs, header, rows = [], [], []
     if cpu_time["total"] is None:
         pairs.append(("All CPUs", refusal("cpu_time.total")))
@@ -287,7 +287,7 @@ def cpu_time_section(cpu_time: Mapping[str, Any], refusal: Callable[[str], str])
 
 
 def time_cells(times: Mapping[str, float]) -> list[str]:
-    """Return each time with its share of all the time there was."""
+    """Return each time with its share of the total."""
     # Guests' time is part of the user's.
     whole = sum(time for field, time in times.items()
                 if field.endswith("_seconds") and field != "guest_seconds")
@@ -311,7 +311,7 @@ def cells_section(cells: Sequence[Mapping[str, Any]] | None, errors: Mapping[str
     ) if place in errors]
     rows = []
     for cell in cells:
-        # Free memory is one of the statistics too, but some drivers have only one of the two.
+        # Free memory is also among the statistics, but some drivers have only one of the two.
         row = {"Free": size(cell["free_bytes"])} if cell["free_bytes"] is not None else {}
         for field, amount in (cell["stats"] or {}).items():
             row.setdefault(field.removesuffix("_bytes").capitalize(), size(amount))

@@ -1,4 +1,4 @@
-"""How the answers of hosts are printed: as JSON, as text of one host, or as a row for each."""
+"""Printing the hosts' answers: as JSON, as text for one host, or as a row for each."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WORDS = frozenset({
     "Host", "Error", "Model", "Hostname", "URI", "Driver", "Online CPUs", "Offline CPUs",
-    "Parameter", "Architecture", "CPU of the host", "Was sent to",
+    "Parameter", "Architecture", "CPU of the host", "Suspending to",
 })
 """The titles of columns that hold words, not numbers."""
 
@@ -26,13 +26,13 @@ class Shown(NamedTuple):
     """An answer as it is printed."""
 
     failed: bool
-    """Whether it is a failure to the exit status, though there is one."""
+    """Whether it counts as a failure in the exit status, although there is an answer."""
     page: Any
 
 
 def show(command: Command, answers: "Sequence[Answer[Any]]", arguments: argparse.Namespace, *,
          several: bool, listed: bool) -> bool:
-    """Print what hosts said, and return whether one of them failed.
+    """Print the hosts' answers, and return whether any host failed.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def show(command: Command, answers: "Sequence[Answer[Any]]", arguments: argparse
     Raises
     ------
     ImportError
-        Text needs a library that is not there.
+        Text needs a library that is not installed.
     PrintingError
         Standard output takes no more.
     """
@@ -76,7 +76,7 @@ def show(command: Command, answers: "Sequence[Answer[Any]]", arguments: argparse
 
 def converted(answer: "Answer[Any]", convert: "Callable[[Answer[Any]], Shown]"
               ) -> "Answer[Shown]":
-    """Return an answer with what becomes of its result. Whatever that raises is its error."""
+    """Return an answer with its result converted. Whatever the conversion raises is its error."""
     from pyvirhost.poll.link import without_frames
 
     if answer.error is not None:
@@ -92,21 +92,21 @@ def converted(answer: "Answer[Any]", convert: "Callable[[Answer[Any]], Shown]"
 # ---- JSON ---------------------------------------------------------------------------------------
 
 def json_of(answer: "Answer[Any]", arguments: argparse.Namespace, *, named: bool) -> str:
-    """Return an answer as JSON: in a list with its host's name, when watching with its time."""
+    """Return an answer as JSON: with its host's name if in a list, with its time if watching."""
     stamp: dict[str, Any] = {"host": answer.host.name} if named else {}
     if arguments.watch is not None:
         stamp["started_at"] = round(answer.started_at, 3)
     values: dict[str, Any] = {} if answer.result is None else answer.result
     if answer.error is not None:
         values = {"error": error_values(answer.error, problem(answer))}
-    # Some names in it are the server's choice, which must not speak for another host.
+    # The server chooses some of the names, and must not speak for another host.
     return json.dumps(stamp | values | stamp, allow_nan=False,
                       indent=None if arguments.watch is not None else 2)
 
 
 def print_json(answers: "Sequence[Answer[Shown]]", arguments: argparse.Namespace, *,
                listed: bool) -> None:
-    """Print JSON, when watching on one line."""
+    """Print JSON, on one line if watching."""
     texts = [answer.result.page if answer.result is not None else
              json_of(answer, arguments, named=listed) for answer in answers]
     if listed and arguments.watch is not None:
@@ -124,7 +124,7 @@ def print_json(answers: "Sequence[Answer[Shown]]", arguments: argparse.Namespace
 # ---- text ---------------------------------------------------------------------------------------
 
 def page_of(command: Command, result: Any) -> str | Sequence[Section]:
-    """Return what a host said as lines of text, or as sections."""
+    """Return a host's answer as lines of text, or as sections."""
     if command.text:
         return command.text(result)
     if command.sections:
@@ -137,7 +137,7 @@ def page_of(command: Command, result: Any) -> str | Sequence[Section]:
 
 
 def print_one(answer: "Answer[Shown]", *, named: bool) -> None:
-    """Print the answer of the only host, or of all of them together."""
+    """Print the answer of a single host, or the joint answer of all."""
     if answer.result is None:
         fail(f"{answer.host.name}: {problem(answer)}" if named else problem(answer))
     else:
@@ -153,7 +153,7 @@ def print_page(page: str | Sequence[Section]) -> None:
 
 
 def print_several(command: Command, answers: "Sequence[Answer[Shown]]") -> None:
-    """Print the answers of several hosts, and what failed among them."""
+    """Print the answers and errors of several hosts."""
     if command.text:
         for answer in answers:
             if answer.result is None:
@@ -173,12 +173,12 @@ def print_several(command: Command, answers: "Sequence[Answer[Shown]]") -> None:
 
 
 def as_rows(rows: Row | Sequence[Row]) -> Sequence[Row]:
-    """Return rows as a sequence, also where there is one."""
+    """Return rows as a sequence, even if there is only one."""
     return [rows] if isinstance(rows, Mapping) else rows
 
 
 def titles_of(rows: Sequence[Row]) -> list[str]:
-    """Return the titles of all columns, that of the errors as the last."""
+    """Return the titles of all columns, with the errors' last."""
     return sorted(dict.fromkeys(title for row in rows for title in row), key="Error".__eq__)
 
 

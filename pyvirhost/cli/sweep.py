@@ -1,4 +1,4 @@
-"""A question of the command line to all hosts, with a progress bar for the person who waits."""
+"""Asking all hosts a question for the command line, with a progress bar for whoever waits."""
 
 import sys
 import threading
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from pyvirhost.poll.link import Answer, Question
 
 PATIENCE = 1.0
-"""After how many seconds a sweep is so long that it deserves a progress bar."""
+"""How many seconds a sweep takes before it gets a progress bar."""
 REDRAWN = 0.1
 
 
 class Sweep:
-    """Asks a fleet, and returns when all hosts have answered.
+    """Ask a fleet, and wait until all hosts have answered.
 
     Parameters
     ----------
     fleet : Fleet
     on_answer : callable, optional
-        Is called with each answer as it comes.
+        Called with each answer as it comes.
     """
 
     def __init__(self, fleet: "Fleet", on_answer: "Callable[[Answer[Any]], object] | None" = None
@@ -38,7 +38,7 @@ class Sweep:
 
     def ask(self, question: "Question[Any]", hosts: Iterable[str] | None = None
             ) -> "list[Answer[Any]]":
-        """Return the answers of all hosts, or of some, in their order."""
+        """Return the answers of all hosts, or of some, in the hosts' order."""
         names = self.hosts if hosts is None else list(hosts)
         answers: dict[str, Answer[Any]] = {}
         with progress(answers, len(names)):
@@ -50,14 +50,14 @@ class Sweep:
 
 
 def problem(answer: "Answer[Any]") -> str:
-    """Return what went wrong, in words."""
+    """Return a message that says what went wrong."""
     message = str(answer.error) or type(answer.error).__name__
     return message if answer.connected else (
         f"cannot open {answer.host.uri or 'the default URI'}: {message}")
 
 
 def tell(answer: "Answer[Any]") -> None:
-    """Say on standard error how a host was doing."""
+    """Print on standard error how long a host took, and its error."""
     text = f"{answer.host.name}: {answer.duration * 1000:.1f} ms"
     error = answer.error
     if isinstance(error, pyvirhost.LibvirtError):
@@ -70,9 +70,9 @@ def tell(answer: "Answer[Any]") -> None:
 
 @contextmanager
 def progress(done: Sized, total: int) -> "Iterator[None]":
-    """Draw how many of `total` are done, where that is more than one and it takes a while.
+    """Draw how many of `total` are done, if that is more than one and takes a while.
 
-    The bar is drawn on standard error, only on a terminal, and is gone at the end.
+    The bar is drawn on standard error, only on a terminal, and disappears at the end.
     """
     if total < 2 or not on_terminal(sys.stderr):
         yield
@@ -90,7 +90,7 @@ def progress(done: Sized, total: int) -> "Iterator[None]":
 
 
 def draw(done: Sized, total: int, ended: threading.Event) -> None:
-    """Draw a bar, from after a while until the end."""
+    """Draw a bar after a while, and until the end."""
     if ended.wait(PATIENCE):
         return
     try:

@@ -1,6 +1,6 @@
-"""Text for people: titled pairs and tables, and numbers in words.
+"""Text for people: titled pairs and tables, and readable numbers.
 
-Only this needs rich and humanize, the extra ``pyvirhost[cli]``, and only when it is called.
+Only this needs rich and humanize, from the extra ``pyvirhost[cli]``, and only when called.
 """
 
 import sys
@@ -10,25 +10,25 @@ from typing import IO, NamedTuple
 NOT_SUPPORTED = "not supported"
 UNKNOWN = "unknown"
 LONGEST = 1000
-"""How many characters of a text are shown, as a server may say four million."""
+"""How many characters of a text are shown, since a server may send four million."""
 
 
 class Problem(str):
-    """A cell that tells what failed, which colours its row."""
+    """A cell that says what failed, and colours its row."""
 
     __slots__ = ()
 
 
 class Whole(str):
-    """A text that is not cut, however long it is."""
+    """A text that is never cut."""
 
     __slots__ = ()
 
 
 class Section(NamedTuple):
-    """One part of the text: pairs of label and value, a table, or both, or only a title.
+    """One part of the text: pairs of label and value, a table, both, or only a title.
 
-    Columns of the table stand to the right, as numbers do, unless their title is in `words`.
+    The table's columns are right-aligned, for numbers, unless their title is in `words`.
     """
 
     title: str = ""
@@ -44,7 +44,7 @@ def print_sections(sections: Iterable[Section], file: IO[str] | None = None) -> 
     Parameters
     ----------
     sections : iterable of Section
-        An empty line stands between them.
+        Separated by empty lines.
     file : text file, optional
         By default standard output.
 
@@ -58,7 +58,7 @@ def print_sections(sections: Iterable[Section], file: IO[str] | None = None) -> 
     from rich.text import Text
 
     file = file or sys.stdout
-    # Names and messages come from the host: what looks like markup in them is not.
+    # Names and messages come from the host: anything in them that looks like markup is not.
     console = Console(file=file, markup=False, emoji=False, highlight=False)
     if not (file and file.isatty()):
         console.width = 1_000_000  # rich would wrap at 80
@@ -85,22 +85,22 @@ def print_sections(sections: Iterable[Section], file: IO[str] | None = None) -> 
 
 
 def style_of(line: Sequence[str]) -> str | None:
-    """Return how a line looks where there are colours."""
+    """Return a line's style, if there are colours."""
     if any(isinstance(cell, Problem) for cell in line):
         return "red"
     return "dim" if NOT_SUPPORTED in line else None
 
 
 def encodable(text: str, file: IO[str] | None) -> str:
-    """Return `text` with an escape for each character that the encoding of a file lacks."""
+    """Return `text` with each character that a file's encoding lacks escaped."""
     encoding = getattr(file, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line and without control characters, which a terminal would obey.
+    """Return `text` on one line, without control characters that a terminal would obey.
 
-    More than `LONGEST` of it is cut off, unless it is `Whole`.
+    It is cut after `LONGEST` characters, unless it is `Whole`.
     """
     if len(text) > LONGEST and not isinstance(text, Whole):
         text = f"{text[:LONGEST]}... ({len(text):,} characters)"
@@ -109,7 +109,7 @@ def printable(text: str) -> str:
         for c in text)
 
 
-# ---- numbers in words ---------------------------------------------------------------------------
+# ---- readable numbers ---------------------------------------------------------------------------
 
 def yes_or_no(value: bool) -> str:
     """Return ``"yes"`` or ``"no"``."""
@@ -130,7 +130,7 @@ def size(amount: int, format: str = "%.1f") -> str:
 
 def duration(seconds: float) -> str:
     """Return a time in its largest unit, as in ``"9.6 h"``."""
-    # humanize can't: it raises from two thousand years on, which is little for a big host's CPUs.
+    # humanize raises for two thousand years or more, which the CPUs of a big host can reach.
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if seconds >= length:
             return f"{seconds / length:,.1f} {unit}"
@@ -138,7 +138,7 @@ def duration(seconds: float) -> str:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Return ascending numbers as in ``"0-3,8"``."""
+    """Return ascending numbers as ranges, as in ``"0-3,8"``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -1,5 +1,5 @@
-"""Many hosts: one mechanism that asks them, and none of them can delay another.
+"""Many hosts, asked by one mechanism, so that none can delay another.
 
 `Host` says how to open one, a `Link` is its connection, a `Fleet` asks many, a `Poller` does so
-once an interval, and `poll_once` once.
+once per interval, and `poll_once` once.
 """

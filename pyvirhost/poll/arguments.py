@@ -1,13 +1,13 @@
-"""How many seconds, and how many of something: what many functions take, checked in one place."""
+"""Checks for the seconds and counts that many functions take."""
 
 import threading
 
 LEAST_SECONDS = 0.001
-"""The shortest interval or timeout. Far shorter ones would be lost when added to the time."""
+"""The shortest interval or timeout. Far shorter ones would vanish when added to the time."""
 
 
 def checked_seconds(seconds: float, name: str) -> float:
-    """Return a number of seconds, or raise what is wrong with it."""
+    """Return a number of seconds as a float, or raise if it is invalid."""
     if not isinstance(seconds, int | float):
         raise TypeError(f"{name} must be a number, not {type(seconds).__name__}")
     if not LEAST_SECONDS <= seconds <= threading.TIMEOUT_MAX:
@@ -16,7 +16,7 @@ def checked_seconds(seconds: float, name: str) -> float:
 
 
 def check_number(number: int, name: str) -> None:
-    """Raise what is wrong with how many of something there are to be."""
+    """Raise if a count is invalid."""
     if not isinstance(number, int):
         raise TypeError(f"{name} must be an int, not {type(number).__name__}")
     if number < 1:

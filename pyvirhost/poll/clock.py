@@ -1,4 +1,4 @@
-"""A thread that does what is due, and what callers ask it to do."""
+"""A thread that runs what is due, and what callers ask it to run."""
 
 import heapq
 import itertools
@@ -15,14 +15,14 @@ from pyvirhost._events import start_thread
 T = TypeVar("T")
 Act = Callable[[], object]
 
-# How many seconds a caller waits before it looks whether the thread still lives.
+# How many seconds a caller waits before it checks whether the thread is still alive.
 _LOOK = 1.0
-# How many alarms that were called off are kept at the most, beside as many that were not.
+# Up to this many cancelled alarms are kept, or as many as there are others.
 _FEW = 64
 
 
 class Alarm:
-    """Something to be done at a time."""
+    """Something to do at a certain time."""
 
     __slots__ = ("act", "order")
 
@@ -35,25 +35,25 @@ class Alarm:
 
 
 class Clock:
-    """A thread that does what is due at its time.
+    """A thread that runs each thing when it is due.
 
-    All that it does it does under `lock`, which other threads of the package take, too. No caller's
-    thread does: on CPython 3.14 an exception of a signal's handler can come between taking a lock
-    and the body of its ``with``, and the lock is never let go (python/cpython#148874). Callers hand
-    over what is to be done, and wait for the result, by queues that are written in C.
+    It does everything under `lock`, which the package's other threads also take. A caller's thread
+    never does: on CPython 3.14 a signal handler's exception can come between taking a lock and the
+    body of its ``with``, and the lock is never released (python/cpython#148874). Callers hand over
+    work and wait for the result through queues that are written in C.
 
     Times are by `time.monotonic`.
 
     Parameters
     ----------
     at_end : callable
-        Is called by the thread as the last thing that it does.
+        Called by the thread just before it ends.
     """
 
     def __init__(self, at_end: Act) -> None:
         self.lock = RLock()
         self._at_end = at_end
-        # Whoever takes it is the thread; more than one may be started.
+        # Whoever takes it is the clock's thread; more than one may be started.
         self._place = [True]
         self._requests: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = (
             SimpleQueue())
@@ -69,12 +69,12 @@ class Clock:
 
     @property
     def started(self) -> bool:
-        """Whether it was started, and may have ended since."""
+        """Whether it was started; it may have ended since."""
         return self._process is not None
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it runs in the process that this one was forked from."""
+        """Whether it runs in the parent that this process was forked from."""
         return self._process not in (None, os.getpid())
 
     def start(self) -> None:
@@ -83,14 +83,14 @@ class Clock:
         Raises
         ------
         RuntimeError
-            The system has no room for another thread.
+            The system can't start another thread.
         """
         if self._process is None:
             start_thread("pyvirhost-clock", self._run)
             self._process = os.getpid()
 
     def do(self, act: Callable[[], T]) -> T:
-        """Let the thread do something now, and return what that returns or raise what it raises.
+        """Have the thread call `act` now, and return what it returns or raise what it raises.
 
         Raises
         ------
@@ -112,13 +112,13 @@ class Clock:
                 return result  # type: ignore[no-any-return]
 
     def request(self, act: Callable[[], Any]) -> SimpleQueue[Any]:
-        """Let the thread do something now, and return where its result will be."""
+        """Have the thread call `act` now, and return a queue for its result and error."""
         reply: SimpleQueue[Any] = SimpleQueue()
         self._requests.put((act, reply))
         return reply
 
     def at(self, when: float, act: Act) -> Alarm:
-        """Let the thread do something at a time. The caller has the lock."""
+        """Have the thread call `act` at a time. The caller holds the lock."""
         alarm = Alarm(when, next(self._numbers), act)
         heapq.heappush(self._alarms, alarm)
         if when < self._asleep_until:
@@ -126,7 +126,7 @@ class Clock:
         return alarm
 
     def call_off(self, alarm: Alarm | None) -> None:
-        """Let something not be done; once it was, do nothing. The caller has the lock."""
+        """Cancel an alarm; do nothing if it has gone off. The caller holds the lock."""
         if alarm is None or alarm.act is None:
             return
         alarm.act = None
@@ -137,16 +137,16 @@ class Clock:
             self._called_off = 0
 
     def end(self, ends_at: float, is_done: Callable[[], bool]) -> None:
-        """Let the thread end once `is_done`, at the latest at a time. The caller has the lock."""
+        """End the thread once `is_done`, or at `ends_at`. The caller holds the lock."""
         self._is_done, self._ends_at = is_done, ends_at
         self._requests.put(None)
 
     def wake(self) -> None:
-        """Let the thread look whether it is to end."""
+        """Make the thread check whether it should end."""
         self._requests.put(None)
 
     def wait(self, timeout: float) -> None:
-        """Wait until the thread has ended, for no more than so many seconds."""
+        """Wait until the thread has ended, for at most `timeout` seconds."""
         if self._is_held():
             return
         try:
@@ -156,7 +156,7 @@ class Clock:
         self._ended.put(None)  # for others who wait
 
     def _is_held(self) -> bool:
-        # A finaliser may run in a thread that has the lock, and must not wait for itself.
+        # A finaliser may run in a thread that holds the lock, and must not wait for itself.
         return self._thread == get_ident() or self.lock._is_owned()  # type: ignore[attr-defined]
 
     def _has_ended(self) -> bool:
@@ -190,8 +190,8 @@ class Clock:
             self._ended.put(None)
 
     def _do_what_is_due(self, now: float) -> None:
-        # What is done may set alarms for now, which have to wait for the next round: no error of
-        # rounding can keep this thread here for ever.
+        # What runs may set alarms for now, which must wait for the next round: no rounding error
+        # can keep this thread here forever.
         for _ in range(len(self._alarms)):
             if self._alarms[0].order[0] > now:
                 break

@@ -1,9 +1,9 @@
-"""Many hosts, of which any question may be asked, and none of which can delay another.
+"""Many hosts that can be asked any question, and none of which can delay another.
 
-A thread of the fleet's own, its clock, gives questions to workers and notices which host takes too
-long. Workers ask: some those hosts that are connected, others those that have to be connected
-first, so that hosts that are gone keep nobody from being asked. A host is asked by one thread at a
-time, and while that thread hangs, by none.
+The fleet's own thread, its clock, gives questions to workers and notices which hosts take too
+long. Some workers ask connected hosts, others ask hosts that must be connected first, so that hosts
+that are gone hold up no others. One thread at a time asks a host; while that thread hangs, no other
+does.
 """
 
 import math
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 WORKERS = 32
 MAX_CONNECTS = 16
-"""A libvirt daemon accepts up to 20 clients that have not authenticated themselves yet."""
+"""A libvirt daemon accepts up to 20 clients that have not authenticated yet."""
 
-# How many seconds to wait, at the end, for threads whose hosts may hang.
+# How many seconds to wait at the end for threads whose hosts may hang.
 _FAREWELL = 0.8
 
 
@@ -41,11 +41,11 @@ class Turn:
     ----------
     question : callable
     deadline : float
-        When it is given up, by the monotonic clock.
+        When to give up, by the monotonic clock.
     deliver : callable
-        Is given the answer, once. It has the clock's lock, and must not raise.
+        Called once with the answer, under the clock's lock. It must not raise.
     came_late : callable, optional
-        Is given what the host says after it was given up, which is no answer any more.
+        Called with what the host says after the question was given up.
     """
 
     __slots__ = ("alarms", "asked", "asked_at", "began", "came_late", "deadline", "deliver",
@@ -66,7 +66,7 @@ class Turn:
 
 
 class Member:
-    """A host of a fleet: its link, what a worker asks it now, and what waits."""
+    """A host of a fleet: its link, its current question, and those that wait."""
 
     def __init__(self, fleet: "Fleet", host: Host,
                  on_loss: "Callable[[pyvirhost.Connection], object] | None") -> None:
@@ -74,59 +74,59 @@ class Member:
         self.host = host
         self.link = Link(host, on_loss)
         self.turns: deque[Turn] = deque()
-        # The thread that has the host, of which workers, and the turn that it is in.
+        # The thread that serves the host, which workers it belongs to, and its current turn.
         self.thread: int | None = None
         self.workers: Workers | None = None
         self.current: Turn | None = None
-        # The turn was given up and the thread has not come back.
+        # The turn was given up, but the thread has not come back.
         self.hangs = False
         self.is_queued = False
         self.leaves = False
 
     def __call__(self) -> None:
-        """Ask what there is to ask: what a worker does."""
+        """Ask the next question, in a worker."""
         self.fleet.serve(self)
 
     def refuse(self, error: Exception) -> None:
-        """Let no question wait for a thread that can't be had."""
+        """Give up all questions, since no thread can be started for them."""
         self.is_queued = False
         for turn in tuple(self.turns):
             self.fleet.give_up(self, turn, error)
 
 
 class Fleet:
-    """Ask many hosts at once, from many threads, and go on when some of them hang.
+    """Ask many hosts at once, from many threads, and carry on when some of them hang.
 
-    ``with`` closes the connections at its end.
+    ``with`` closes the connections on exit.
 
     Parameters
     ----------
     hosts : mapping of str to str, or iterable of str or Host
-        The hosts' URIs by name, URIs that are the names, too, or `Host`. It may be empty.
+        URIs by name, URIs that also serve as names, or `Host` objects. It may be empty.
     workers : int, default 32
-        How many hosts are asked at a time.
+        How many hosts to ask at a time.
     max_connects : int or None, default 16
-        How many hosts that have to be connected first are asked at a time, beside those. With None
-        they are among them.
+        How many more hosts, which must be connected first, to ask at a time. With None they count
+        among the `workers`.
     patience : float, optional
-        Seconds after which a host that is still being asked is not counted among these any more.
-        By default it is counted until its time is over.
+        Seconds after which a host that has not answered no longer counts towards these limits. By
+        default it counts until its timeout.
     keeps : bool, default True
         Whether connections stay open for the next question.
     on_loss : callable, optional
-        Is given the name of a host whose connection was lost, and the connection, in whatever
+        Called with the name of a host whose connection was lost, and the connection, in whichever
         thread notices.
     on_close : callable, optional
-        Is called when nothing can be asked any more, in a thread of the fleet.
+        Called in a thread of the fleet when it stops taking questions.
 
     Raises
     ------
     TypeError, ValueError, OverflowError
-        An argument makes no sense; it is named.
+        An argument is invalid; the message names it.
 
     Notes
     -----
-    Any thread may call any method. After a fork, a fleet that was used is of no use in the child.
+    Any thread may call any method. After a fork, the child can't use a fleet that was used before.
 
     Examples
     --------
@@ -171,21 +171,21 @@ class Fleet:
     # ---- its life -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the clock, which `ask` does by itself; where it runs, do nothing.
+        """Start the clock, as `ask` does by itself; do nothing if it is running.
 
         Raises
         ------
         RuntimeError
-            The fleet was closed or is another process's, or there is no room for a thread.
+            The fleet was closed or belongs to another process, or no thread can be started.
         """
         self.check()
         self.clock.start()
 
     def close(self) -> None:
-        """Close all connections, within a second also when hosts hang; then do nothing.
+        """Close all connections, within a second even if hosts hang. Calling it again does nothing.
 
-        Questions without an answer get an error as theirs. A thread that a host keeps waiting ends
-        when its call does.
+        Questions still open are answered with an error. A thread that waits for a host ends when
+        its call returns.
         """
         if self.clock.elsewhere:
             return
@@ -201,16 +201,16 @@ class Fleet:
         self.close()
 
     def check(self, called: str = "fleet") -> None:
-        """Raise where it was closed, or is in another process than this one."""
+        """Raise if it was closed, or belongs to another process."""
         self.check_process(called)
         if self.is_closed:
-            raise RuntimeError(f"this {called} was stopped; make another one")
+            raise RuntimeError(f"this {called} was stopped; make a new one")
 
     def check_process(self, called: str = "fleet") -> None:
-        """Raise where its threads are in another process than this one."""
+        """Raise if its threads are in another process."""
         if self.clock.elsewhere:
             raise RuntimeError(f"this {called} runs in the process that this one was forked from; "
-                               "make another one here")
+                               "make a new one here")
 
     # ---- hosts ----------------------------------------------------------------------------------
 
@@ -221,12 +221,12 @@ class Fleet:
         return {name: member.host for name, member in self.members.copy().items()}
 
     def add(self, host: Host | str) -> None:
-        """Add a host, or one by its URI.
+        """Add a host, or one given by its URI.
 
         Raises
         ------
         ValueError
-            There is a host of that name.
+            There is already a host of that name.
         RuntimeError
             The fleet was closed.
         """
@@ -235,7 +235,7 @@ class Fleet:
         self.clock.do(partial(self.enter, host))
 
     def remove(self, name: str) -> None:
-        """Remove a host and close its connection; no answer of it comes after this.
+        """Remove a host and close its connection; no answer from it comes after this.
 
         Raises
         ------
@@ -248,10 +248,10 @@ class Fleet:
         self.clock.do(partial(self.leave, name))
 
     def enter(self, host: Host) -> Member:
-        """Add a host and return what the fleet has of it. The caller has the lock."""
+        """Add a host and return its member. The caller holds the lock."""
         if host.name in self.members:
-            raise ValueError(f"there is a host {host.name!r} already")
-        # One that hangs goes on hanging: it gets no second thread by being added again.
+            raise ValueError(f"there is already a host {host.name!r}")
+        # A host that hangs keeps hanging: adding it again must not give it a second thread.
         member = self._leaving.pop(host.name, None)
         if member is None or member.host != host:
             member = self._new_member(host)
@@ -260,7 +260,7 @@ class Fleet:
         return member
 
     def leave(self, name: str) -> None:
-        """Remove a host. The caller has the lock."""
+        """Remove a host. The caller holds the lock."""
         if name not in self.members:
             raise KeyError(f"there is no host {name!r}")
         member = self.members.pop(name)
@@ -286,29 +286,29 @@ class Fleet:
         self, question: Question[T], hosts: Iterable[str] | None = None, *,
         timeout: float | None = None,
     ) -> Iterator[Answer[T]]:
-        """Ask hosts a question, all of them at once, and return their answers as they come.
+        """Ask hosts a question, all at once, and return their answers as they come.
 
         Parameters
         ----------
         question : callable
-            Is called with each host's `Connection`, in threads of the fleet.
+            Called with each host's `Connection`, in threads of the fleet.
         hosts : iterable of str, optional
-            The names of those to ask; by default all.
+            The names of the hosts to ask; by default all.
         timeout : float, optional
-            Seconds, from now. Who has not answered by then has an `OperationTimeoutError`; so has
-            who takes longer than the timeout of its own `Host`.
+            Seconds from now. A host that has not answered by then, or within its `Host`'s own
+            timeout, has an `OperationTimeoutError`.
 
         Returns
         -------
         iterator of Answer
-            One answer of each host. Whatever the question raises is that host's answer.
+            One answer from each host. Whatever the question raises is that host's answer.
 
         Raises
         ------
         KeyError
             There is no such host.
         TypeError, ValueError
-            An argument makes no sense.
+            An argument is invalid.
         RuntimeError
             The fleet was closed.
         """
@@ -336,7 +336,7 @@ class Fleet:
         return len(members if names is None else names)
 
     def put(self, member: Member, turn: Turn) -> None:
-        """Put a question to a host. The caller has the lock."""
+        """Put a question to a host. The caller holds the lock."""
         if member.hangs or self.is_closed:
             self.give_up(member, turn)
             return
@@ -349,7 +349,7 @@ class Fleet:
             turn.alarms.append(self.clock.at(deadline, partial(self._expire, member, turn)))
 
     def _queue(self, member: Member) -> None:
-        # One that is queued or has a thread is looked after already.
+        # One that is queued or has a thread is already taken care of.
         if not member.is_queued and member.thread is None:
             member.is_queued = True
             is_connected = member.link.connection is not None
@@ -359,7 +359,7 @@ class Fleet:
     # ---- what a worker does ---------------------------------------------------------------------
 
     def serve(self, member: Member) -> None:
-        """Ask a host the first question that waits, and close its connection if it leaves."""
+        """Ask a host the first waiting question, and close its connection if it leaves."""
         with self.clock.lock:
             turn = self._begin(member)
         if turn is not None:
@@ -399,7 +399,7 @@ class Fleet:
     def _ask(self, member: Member, turn: Turn) -> Answer[Any]:
         try:
             return member.link.ask(turn.question)
-        except BaseException as error:  # sys.exit() ends a thread, and this one has others to ask
+        except BaseException as error:  # sys.exit() must not end this thread: other hosts wait
             return Answer(member.host, None, without_frames(error),
                           member.link.connection is not None, turn.started_at,
                           time.monotonic() - turn.began)
@@ -412,10 +412,10 @@ class Fleet:
         elif turn.came_late is not None:
             turn.came_late(answer)
 
-    # ---- what becomes of a question -------------------------------------------------------------
+    # ---- how a question ends --------------------------------------------------------------------
 
     def _end(self, turn: Turn, answer: Answer[Any] | None) -> None:
-        # The first end is the only one.
+        # Only the first end counts.
         if turn.is_over:
             return
         turn.is_over = True
@@ -436,7 +436,7 @@ class Fleet:
                 self.give_up(member, other)
 
     def give_up(self, member: Member, turn: Turn, error: Exception | None = None) -> None:
-        """End a question without the host's answer. The caller has the lock."""
+        """End a question without the host's answer. The caller holds the lock."""
         with suppress(ValueError):
             member.turns.remove(turn)
         asked = member.current if member.hangs and member.current is not None else turn
@@ -470,7 +470,7 @@ class Fleet:
         return self._asking.count == self._connecting.count == 0
 
     def _abandon(self) -> None:
-        # Nobody waits for an answer that does not come.
+        # Nobody may be left waiting for an answer that will not come.
         self.is_closed = True
         for member in self.members.values():
             for turn in (*member.turns, member.current):
@@ -483,12 +483,12 @@ class Fleet:
 # ---- errors -------------------------------------------------------------------------------------
 
 def no_answer(duration: float, since: float) -> Exception:
-    """Return the error of a host that has not answered for so many seconds, since that time."""
+    """Return the error of a host that has not answered for `duration` seconds, since a time."""
     when = datetime.fromtimestamp(since).astimezone()
     return timeout_error(f"no answer for {duration:.1f} s, since {when:%Y-%m-%d %H:%M:%S%z}")
 
 
 def timeout_error(message: str) -> Exception:
-    """Return the error of a host whose time is over."""
+    """Return the error of a host that timed out."""
     return pyvirhost.OperationTimeoutError(
         message, code=pyvirhost.ErrorCode.OPERATION_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Which hosts there are, and how to open each."""
+"""Hosts, and how to open each."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from pyvirhost._connection import check_open
 from pyvirhost.auth import Authenticator
 
 KEEPALIVE = (5, 3)
-"""A server is lost after 20 seconds of silence."""
+"""By default a server is considered lost after 20 seconds of silence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,25 +18,25 @@ class Host:
     Parameters
     ----------
     name : str
-        What its samples and answers are called by.
+        The name that its samples and answers carry.
     uri : str, optional
-        By default libvirt chooses, as in `open`. Whoever writes a URI runs programs: libvirt's
-        ``command=`` and its like name them.
+        By default libvirt chooses, as in `open`. Whoever writes a URI can run programs, with
+        libvirt's ``command=`` and the like.
     readonly : bool, default True
         Whether the connection may only read.
     keepalive : (int, int), optional
-        As in `open`; the default, (5, 3), frees the calls that wait for a server that is gone. None
-        switches it off.
+        As in `open`; the default, (5, 3), frees calls that wait for a server that is gone. None
+        turns it off.
     timeout : float, optional
-        Seconds after which its answer is an `OperationTimeoutError`, opening the connection
-        included. By default whoever asks decides.
+        Seconds after which its answer is an `OperationTimeoutError`, including the time to open
+        the connection. By default whoever asks decides.
     auth : PasswordAuth, DEFAULT_AUTH or callable, optional
-        As in `open`. Several threads may call it at a time where several hosts have the same.
+        As in `open`. If several hosts share it, several threads may call it at once.
 
     Raises
     ------
     TypeError, ValueError, OverflowError
-        A value makes no sense; it is named.
+        A value is invalid; the message names it.
 
     Examples
     --------
@@ -78,14 +78,14 @@ class Host:
 
         Notes
         -----
-        The C calls and round trips of `pyvirhost.open`.
+        The same C calls and round trips as `pyvirhost.open`.
         """
         return pyvirhost.open(self.uri, readonly=self.readonly, auth=self.auth,
                               keepalive=self.keepalive, timeout=self.timeout)
 
 
 Hosts = Mapping[str, str] | Iterable[str | Host]
-"""Hosts as every function takes them: URIs by name, or URIs that are the names, too, or `Host`."""
+"""Hosts as every function takes them: URIs by name, URIs that also serve as names, or `Host`."""
 
 
 def hosts_by_name(hosts: Hosts) -> dict[str, Host]:
@@ -94,7 +94,7 @@ def hosts_by_name(hosts: Hosts) -> dict[str, Host]:
     Raises
     ------
     TypeError, ValueError, OverflowError
-        One makes no sense, or two have one name.
+        A host is invalid, or two share a name.
     """
     if isinstance(hosts, str | bytes | Host):
         raise TypeError(
@@ -109,7 +109,7 @@ def hosts_by_name(hosts: Hosts) -> dict[str, Host]:
 
 
 def host_of(host: str | Host) -> Host:
-    """Return a host that is given as such, or by its URI."""
+    """Return a host, given as a `Host` or by its URI."""
     if isinstance(host, Host):
         return host
     if not isinstance(host, str):
@@ -118,7 +118,7 @@ def host_of(host: str | Host) -> Host:
 
 
 def required(name: str, uri: str) -> str:
-    """Return a URI that must not be left to libvirt."""
+    """Return a URI, which must not be None here."""
     if not isinstance(uri, str):
         raise TypeError(f"a host's URI must be a str, not {type(uri).__name__} (host {name!r})")
     return uri

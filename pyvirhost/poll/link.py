@@ -1,4 +1,4 @@
-"""One host's connection, opened when it is needed, and again when it has died."""
+"""One host's connection, opened when needed and reopened when it has died."""
 
 import time
 from collections.abc import Callable
@@ -15,21 +15,21 @@ Question = Callable[["pyvirhost.Connection"], T]
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What a host said to a question, or why it said nothing.
+    """A host's answer to a question, or why there is none.
 
     Attributes
     ----------
     host : Host
     result : object
-        What the question returned; None where it raised.
+        What the question returned; None if it raised.
     error : BaseException or None
-        What the question raised, or opening the connection for it. None where it returned.
+        What the question, or opening the connection for it, raised. None if it returned.
     connected : bool
-        Whether there was a connection to ask over: else `error` tells why none could be opened.
+        Whether there was a connection to ask over; if not, `error` says why none could be opened.
     started_at : float
         When it was asked, in seconds since the epoch.
     duration : float
-        Seconds until the answer, or until it was given up.
+        Seconds until it answered or was given up.
     """
 
     host: Host
@@ -43,14 +43,14 @@ class Answer(Generic[T]):
 class Link:
     """A host's connection, for one thread at a time.
 
-    It is opened by the first question, and again by the one after it has died; an error that
-    leaves it alive leaves it open.
+    The first question opens it, and the next one after it has died reopens it. An error that leaves
+    it alive leaves it open.
 
     Parameters
     ----------
     host : Host
     on_loss : callable, optional
-        Is given the connection, in another thread, when it is lost.
+        Called with the connection, in another thread, when it is lost.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Link:
     ) -> None:
         self.host = host
         self.connection: pyvirhost.Connection | None = None
-        # Whoever asks waits no longer than its timeout, for opening, too.
+        # Whoever asks enforces the timeout, for opening too.
         self._opens = replace(host, timeout=None)
         self._on_loss = on_loss
 
     def ask(self, question: Question[T]) -> Answer[T]:
-        """Ask, and return the answer. Whatever the question raises is the answer's error.
+        """Ask a question and return the answer. Whatever it raises is the answer's error.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Link:
             if not connected:
                 self.connection = self._open()
                 connected = True
-            # Never a name of this frame's, which the traceback of an error holds.
+            # Not in a local variable: an error's traceback holds this frame.
             result = question(self.connection)  # type: ignore[arg-type]
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -89,14 +89,14 @@ class Link:
         return Answer(self.host, result, error, connected, started_at, time.monotonic() - began)
 
     def close(self) -> None:
-        """Close the connection where there is one: a round trip."""
+        """Close the connection, if there is one: a round trip."""
         connection, self.connection = self.connection, None
         if connection is not None:
             with suppress(pyvirhost.LibvirtError):
                 connection.close()
 
     def has_died(self, error: BaseException) -> bool:
-        """Return whether the connection has died, of which `error` may tell."""
+        """Return whether the connection has died, as `error` may show."""
         if self.connection is None:
             return False
         try:
@@ -120,10 +120,10 @@ class Link:
 
 
 def without_frames(error: BaseException) -> BaseException:
-    """Return an error that does not hold what the functions it came through held.
+    """Return an error that does not keep alive what the functions it came through held.
 
-    Else an answer that is kept would keep the connection. Where libvirt's own message does not
-    tell what happened, the lines that it came through still do.
+    Otherwise an answer that is kept would keep the connection. Errors other than libvirt's keep the
+    lines that they came through, which say what happened.
     """
     error.__context__ = None
     if isinstance(error, pyvirhost.LibvirtError):

@@ -1,4 +1,4 @@
-"""Many hosts, each read once: by threads of this process, or by anybody's executor."""
+"""Many hosts, each read once: by threads of this process, or by an executor."""
 
 import os
 import pickle
@@ -14,9 +14,9 @@ from pyvirhost.poll.host import Host, Hosts, hosts_by_name
 from pyvirhost.poll.link import Answer, Link
 from pyvirhost.poll.sample import Reading, Sample, sample_of
 
-# A host that takes longer than this part of the time gives up its place among the workers.
+# A host that takes longer than this fraction of the timeout gives up its place among the workers.
 _PATIENCE = 1 / 20
-# A connection that an executor's tasks have not used for so many seconds is closed.
+# A connection that an executor's tasks have not used for this many seconds is closed.
 _KEPT = 600.0
 
 
@@ -30,32 +30,33 @@ def poll_once(
     max_connects: int | None = MAX_CONNECTS,
     executor: Executor | None = None,
 ) -> dict[str, Sample]:
-    """Read each host once and return when all have answered, or when the time is over.
+    """Read each host once and return when all have answered or `timeout` has elapsed.
 
     Parameters
     ----------
     hosts : mapping of str to str, or iterable of str or Host
-        The hosts' URIs by name, URIs that are the names, too, or `Host`.
+        URIs by name, URIs that also serve as names, or `Host` objects.
     timeout : float, default 10.0
-        Seconds for all of it. A host that has not answered by then has an `OperationTimeoutError`;
-        so has one that takes longer than the timeout of its own `Host`.
+        Seconds for the whole sweep. A host that has not answered by then, or within its `Host`'s
+        own timeout, has an `OperationTimeoutError`.
     fields, page_sizes, workers, max_connects
         As for `Poller`.
     executor : concurrent.futures.Executor, optional
-        What reads the hosts in place of threads of this call: threads, processes or other machines,
-        as many at a time as it likes. A host that hangs keeps one of its workers for as long as it
-        hangs, and is not given to it again before. Its processes keep their connections for the
-        next time, unless that is more than ten minutes later.
+        Reads the hosts instead of threads of this call: with threads, processes or other machines,
+        as many at a time as it likes. A host that hangs occupies one of its workers and is not
+        submitted again until it stops hanging. Its processes keep their connections for the next
+        sweep, unless that is more than ten minutes later.
 
     Returns
     -------
     dict of str to Sample
-        By name, in the order of `hosts`. There are no rates; two sweeps' snapshots have them.
+        By name, in the order of `hosts`. There are no rates; compute them from two sweeps'
+        snapshots.
 
     Raises
     ------
     TypeError, ValueError, OverflowError
-        An argument makes no sense; it is named.
+        An argument is invalid; the message names it.
 
     Examples
     --------
@@ -78,25 +79,25 @@ def poll_once(
 # ---- by an executor -----------------------------------------------------------------------------
 
 class _Task:
-    """A host's reading that an executor was given."""
+    """A host's reading, submitted to an executor."""
 
     def __init__(self, executor: Executor, host: Host, reading: Reading, key: bytes | int) -> None:
         self.host = host
         self.started_at, self.began = time.time(), time.monotonic()
         self.future: Future[Sample]
         try:
-            # Some executors, Dask's among them, take equal arguments for one task with one result.
+            # Some executors, such as Dask's, treat calls with equal arguments as one task.
             self.future = executor.submit(read_kept, host, reading, key, os.urandom(8))
-        except BrokenExecutor as error:  # by the death of a worker that had another host
+        except BrokenExecutor as error:  # a worker died that was reading another host
             self.future = Future()
             self.future.set_exception(error)
 
     def wait(self, until: float) -> None:
-        """Wait until it is done, or for that time by the monotonic clock."""
+        """Wait until it is done, or until a time by the monotonic clock."""
         wait([self.future], max(0.0, until - time.monotonic()))
 
     def sample(self) -> Sample:
-        """Return what it gave, or why it gave nothing."""
+        """Return its sample, or one with the error that prevented it."""
         duration = time.monotonic() - self.began
         error: BaseException | None
         if not self.future.done():
@@ -108,8 +109,8 @@ class _Task:
         return Sample(self.host.name, None, None, error, self.started_at, duration)
 
 
-# The readings that each executor has not done yet. A host that hangs is not given to it again, or
-# it would take one worker after another.
+# Each executor's unfinished readings. A host that hangs is not submitted again, or it would occupy
+# one worker after another.
 _open_tasks: "WeakKeyDictionary[Executor, dict[bytes | int, _Task]]" = WeakKeyDictionary()
 
 
@@ -125,13 +126,13 @@ def _by_executor(
         if key not in tasks:
             tasks[key] = _Task(executor, hosts[name], reading, key)
     samples = {}
-    # Those whose time is over first come first, so that nobody waits too long.
+    # The shortest timeouts come first, so that none is exceeded.
     limits = {name: min(host.timeout or timeout, timeout) for name, host in hosts.items()}
     for name in sorted(limits, key=limits.__getitem__):
         key, until = keys[name], began + limits[name]
         tasks[key].wait(until)
         if tasks[key].began < began and tasks[key].future.done():
-            # What an earlier call asked, and is too old, came only now.
+            # The answer to an earlier call came only now, and is too old.
             tasks[key] = _Task(executor, hosts[name], reading, key)
             tasks[key].wait(until)
         samples[name] = tasks[key].sample()
@@ -139,7 +140,7 @@ def _by_executor(
 
 
 def _key(host: Host) -> bytes | int:
-    # Each task may get a copy of the host; what it holds tells it from another one.
+    # Each task may get a copy of the host, so its content identifies it.
     try:
         return pickle.dumps(host)
     except Exception:
@@ -147,16 +148,16 @@ def _key(host: Host) -> bytes | int:
 
 
 class _Kept:
-    """A link between two tasks of an executor."""
+    """A link kept between two tasks of an executor."""
 
     def __init__(self, host: Host) -> None:
         self.link = Link(host)
         self.used_at, self.used = time.time(), time.monotonic()
 
 
-# Those that no task uses, the last used as the last one, and those that one does. A task has what
-# it took out of the one, or was the first to put into the other: no two have the same, without a
-# lock that a signal's handler could leave held.
+# Links that no task uses, the most recently used last, and links in use. A task owns what it took
+# out of the first or was first to put into the second, so no two share one, without a lock that a
+# signal handler could leave held.
 _kept: dict[bytes | int, _Kept] = {}
 _in_use: dict[bytes | int, _Kept] = {}
 
@@ -196,8 +197,8 @@ def _close_unused() -> None:
             break
         if _kept.pop(key, None) is kept:
             try:
-                # A server that hangs would hang this task, too.
+                # A server that hangs would also hang this task.
                 start_thread("pyvirhost-close", kept.link.close)
-            except RuntimeError:  # no room for a thread now
+            except RuntimeError:  # no thread can be started now
                 _kept[key] = kept
                 break

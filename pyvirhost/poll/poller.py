@@ -1,4 +1,4 @@
-"""Many hosts, each read once an interval: a fleet, and the times at which it is asked."""
+"""Many hosts, each read once per interval: a fleet, and the schedule by which it is asked."""
 
 import random
 import time
@@ -18,87 +18,87 @@ if TYPE_CHECKING:
     import pyvirhost
     from pyvirhost.poll.clock import Alarm
 
-# A host that takes longer than this part of the interval gives up its place among the workers.
+# A host that takes longer than this fraction of the interval gives up its place among the workers.
 _PATIENCE = 1 / 20
-# The first attempt to connect again comes after this part of the interval, or a second.
+# The first attempt to reconnect comes after this fraction of the interval, or after a second.
 _FIRST_RETRY = 1 / 32
-# Multiples of it, modulo 1, lie evenly between 0 and 1, however many there are.
+# However many multiples of it are taken modulo 1, they lie evenly between 0 and 1.
 _GOLDEN_RATIO = 0.6180339887498949
-# How many samples for each host wait to be taken, and how many at the least.
+# How many samples per host are kept until taken, and how many at least in all.
 _UNREAD_EACH, _UNREAD_LEAST = 4, 64
 
 
 class _Polled:
-    """A host from when it is added until it is removed: its turns, and what came of them."""
+    """A host while it is polled: its turns and their results."""
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.is_removed = False
-        # When it is its turn next, by the monotonic clock.
+        # When its next turn is, by the monotonic clock.
         self.slot = 0.0
         self.next_turn: Alarm | None = None
         self.next_retry: Alarm | None = None
         self.turn: Turn | None = None
-        # Nobody hears of it if this turn fails.
+        # If so, no sample is published if this turn fails.
         self.is_retry = False
         self.failures = 0
         self.overruns = 0
         # The last sample, and when it began by the monotonic clock.
         self.latest: tuple[Sample, float] | None = None
-        # The last snapshot, and the connection that it was read over.
+        # The last snapshot, and the connection over which it was read.
         self.earlier: pyvirhost.HostSnapshot | None = None
         self.earlier_over: pyvirhost.Connection | None = None
 
     @property
     def is_asked(self) -> bool:
-        """Whether there is no answer yet, and it was not given up."""
+        """Whether it is being asked: it has not answered and was not given up."""
         return self.turn is not None and not self.turn.is_over
 
 
 class Poller:
-    """Read many hosts once an interval, from many threads, and go on when some of them hang.
+    """Read many hosts once per interval, from many threads, and carry on when some of them hang.
 
-    Iterating gives each `Sample` as it comes, and starts the poller; ``with`` starts and stops it.
-    The hosts' turns are spread over the interval. A host that hangs costs its own sample only.
+    Iterating starts the poller and yields each `Sample` as it comes; ``with`` starts and stops it.
+    The hosts' turns are spread over the interval. A host that hangs delays no other host.
 
     Parameters
     ----------
     hosts : mapping of str to str, or iterable of str or Host
-        The hosts' URIs by name, URIs that are the names, too, or `Host`. It may be empty.
+        URIs by name, URIs that also serve as names, or `Host` objects. It may be empty.
     interval : float, default 5.0
-        In seconds, 0.001 at the least.
+        In seconds, at least 0.001.
     timeout : float, optional
-        Seconds after which a host's sample is an `OperationTimeoutError`, where its `Host` has no
-        timeout of its own; by default the interval. A host that still does not answer after that is
-        left alone until it does: each interval gives another error, which says since when.
+        Seconds after which a host's sample is an `OperationTimeoutError`, unless its `Host` has its
+        own timeout; by default the interval. A host that still does not answer is left alone until
+        it does: each interval gives another error, which says since when.
     fields : iterable of str, default PRIORITY_FIELDS
         What to read, as in `Connection.snapshot`.
     page_sizes : iterable of int, optional
         In KiB, as in `Connection.snapshot`.
     workers : int, default 32
-        How many hosts are read at a time. A host that takes longer than a twentieth of the interval
-        is no longer counted.
+        How many hosts to read at a time. A host that takes longer than a twentieth of the interval
+        no longer counts.
     max_connects : int or None, default 16
-        How many hosts are being connected at a time, beside those that are read and counted as
-        these are. With None they are among them. A libvirt daemon accepts up to 20 clients that
-        have not authenticated themselves yet.
+        How many more hosts to connect at a time, counted in the same way. With None they count
+        among the `workers`. A libvirt daemon accepts up to 20 clients that have not authenticated
+        yet.
 
     Raises
     ------
     TypeError, ValueError, OverflowError
-        An argument makes no sense; it is named.
+        An argument is invalid; the message names it.
 
     Notes
     -----
     A host that could not be read is asked again: soon, then after ever longer waits, and in any
-    case at its turn in each interval, over a new connection where the old one has died. So a daemon
-    that was restarted is back within one interval.
+    case at its turn in each interval, over a new connection if the old one has died. So a host
+    whose daemon was restarted is back within one interval.
 
     Keepalive begins with the connection. A host whose power fails while it is being connected over
-    TCP is left alone until the system gives that connection up, and TCP may never.
+    TCP is left alone until the system gives up that connection, and TCP may never do so.
 
-    Any thread may call any method, a signal's handler too. After a fork, a poller that runs is of
-    no use in the child; one that was not started yet can be started there.
+    Any thread may call any method, and so may a signal handler. After a fork, the child can't use a
+    running poller; it can start one that was not started before.
 
     Examples
     --------
@@ -142,13 +142,13 @@ class Poller:
     # ---- its life -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start to poll; where it does already, do nothing.
+        """Start polling; do nothing if it is running.
 
         Raises
         ------
         RuntimeError
-            It was stopped, or runs in the process that this one was forked from, or there is no
-            room for another thread.
+            It was stopped, or runs in the process that this one was forked from, or no thread can
+            be started.
         """
         self._fleet.check("poller")
         if not self._is_running:
@@ -156,10 +156,10 @@ class Poller:
             self._fleet.clock.do(self._begin)
 
     def stop(self) -> None:
-        """Stop within a second, also when hosts hang; once it is stopped, do nothing.
+        """Stop polling, within a second even if hosts hang; do nothing if it is stopped.
 
-        Iterations end, connections are closed, `latest` stays. A thread that a host keeps waiting
-        ends when its call does.
+        Iterations end, connections are closed, and `latest` stays available. A thread that waits
+        for a host ends when its call returns.
         """
         self._fleet.close()
         self._end_iterations()
@@ -188,12 +188,12 @@ class Poller:
         return {name: polled.member.host for name, polled in self._now().items()}
 
     def add(self, host: Host | str) -> None:
-        """Poll one host more, or one by its URI, from the next interval on.
+        """Add a host, or one given by its URI, and poll it from the next interval on.
 
         Raises
         ------
         TypeError, ValueError
-            It makes no sense, or there is a host of that name.
+            It is invalid, or there is already a host of that name.
         RuntimeError
             The poller was stopped.
         """
@@ -207,7 +207,7 @@ class Poller:
             self._fleet.clock.do(partial(self._give_slots, polled))
 
     def remove(self, name: str) -> None:
-        """Stop polling a host; no sample of it comes after this.
+        """Stop polling a host; no sample from it comes after this.
 
         Raises
         ------
@@ -244,7 +244,7 @@ class Poller:
         return self
 
     def __next__(self) -> Sample:
-        """Wait for the next sample; when the poller is stopped, there is none."""
+        """Wait for the next sample, until the poller is stopped."""
         self._fleet.check_process("poller")
         while not self._fleet.is_closed:
             entry = self._unread.get()
@@ -257,12 +257,12 @@ class Poller:
         raise StopIteration
 
     def latest(self) -> dict[str, tuple[Sample, float]]:
-        """Return each host's last sample with its age in seconds, since its reading began.
+        """Return each host's last sample and its age: seconds since its reading began.
 
         Returns
         -------
         dict of str to (Sample, float)
-            By name; hosts that have no sample yet are missing.
+            By name, without hosts that have no sample yet.
         """
         now = time.monotonic()
         latest = {name: polled.latest for name, polled in self._now().items()}
@@ -271,14 +271,14 @@ class Poller:
 
     @property
     def overruns(self) -> dict[str, int]:
-        """How often each host's turn was skipped, as it was still being read: dict by name."""
+        """How often each host's turn was skipped because it was still being read: dict by name."""
         return {name: polled.overruns for name, polled in self._now().items()}
 
     @property
     def dropped(self) -> int:
-        """How many samples were dropped, the oldest first, as nobody took them: int.
+        """How many samples were dropped, the oldest first, because nobody took them: int.
 
-        Four a host wait to be taken, and 64 at the least.
+        Four per host are kept until taken, and at least 64 in all.
         """
         return self._dropped
 
@@ -291,7 +291,7 @@ class Poller:
                 self._dropped += 1
         self._unread.put((polled, sample))
 
-    # ---- turns, all of them with the clock's lock -----------------------------------------------
+    # ---- turns, all under the clock's lock ------------------------------------------------------
 
     def _give_slots(self, polled: _Polled) -> None:
         if polled.next_turn is None and not polled.is_removed:
@@ -326,7 +326,7 @@ class Poller:
             self._ask(polled, is_retry=True)
 
     def _ask_later(self, polled: _Polled) -> None:
-        # The waits double, and end with the one for the host's turn.
+        # The waits double until the host's next turn comes sooner.
         delay = min(self._interval * _FIRST_RETRY, 1.0) * 2.0 ** min(polled.failures, 64)
         polled.failures += 1
         when = time.monotonic() + delay * random.uniform(0.5, 1)
@@ -335,23 +335,23 @@ class Poller:
             self._fleet.clock.at(when, partial(self._ask_again, polled)))
 
     def _lost(self, name: str, connection: "pyvirhost.Connection") -> None:
-        # In a thread of libvirt's choice, which may be a caller's.
+        # In a thread that libvirt chooses, which may be a caller's.
         self._fleet.clock.request(partial(self._ask_lost, name, connection))
 
     def _ask_lost(self, name: str, connection: "pyvirhost.Connection") -> None:
-        # Where a question noticed it, its answer tells, and the next attempt is not to come at
-        # once. Else nobody would know before the next turn.
+        # If a question noticed the loss, its answer says so, and the next attempt should not come
+        # at once. Otherwise nobody would know before the next turn.
         polled = self._polled.get(name)
         if polled is not None and not polled.is_asked and not self._fleet.is_closed and (
                 polled.member.link.connection is connection):
             self._ask(polled)
 
-    # ---- what a turn gives ----------------------------------------------------------------------
+    # ---- the result of a turn -------------------------------------------------------------------
 
     def _read(
         self, polled: _Polled, connection: "pyvirhost.Connection"
     ) -> "tuple[pyvirhost.HostSnapshot, pyvirhost.HostRates | None]":
-        # In a worker, without the lock. Rates over a gap might be those over a reboot.
+        # In a worker, without the lock. Rates over a gap might span a reboot.
         snapshot = self._reading(connection)
         earlier = polled.earlier if polled.earlier_over is connection else None
         return snapshot, snapshot.rates(earlier)
@@ -372,7 +372,7 @@ class Poller:
             self._ask_later(polled)
 
     def _take_late(self, polled: _Polled, answer: Answer[Any]) -> None:
-        # What it says is too old, but it is back.
+        # The answer is too old, but the host is back.
         if polled.is_removed or self._fleet.is_closed:
             return
         if answer.error is not None:

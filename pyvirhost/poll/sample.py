@@ -1,4 +1,4 @@
-"""What one poll of a host asks for, and what it gives."""
+"""What one poll of a host asks for, and what it returns."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from pyvirhost.poll.link import Answer
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one poll of a host gave: a snapshot, or the error in its place.
+    """The result of one poll of a host: a snapshot, or an error instead.
 
     Attributes
     ----------
     host : str
         The host's name.
     snapshot : HostSnapshot or None
-        None where nothing could be read; a single field that could not is in its ``errors``.
+        None if nothing could be read; single fields that could not are in its ``errors``.
     rates : HostRates or None
-        How busy the host was since its sample before, over the same connection.
+        How busy the host was since its previous sample, over the same connection.
     error : BaseException or None
-        Why there is no snapshot; None where there is one.
+        Why there is no snapshot; None if there is one.
     started_at : float
         When the reading began, in seconds since the epoch. Nothing in the snapshot is older.
     duration : float
-        Seconds that the reading took, or has taken so far where the host still does not answer.
+        Seconds that the reading took, or has taken so far if the host still does not answer.
     """
 
     host: str
@@ -37,7 +37,7 @@ class Sample:
     duration: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as a dict of dicts, with the error as a type and a message."""
+        """Return the sample as a dict of dicts, with the error as a type and a message."""
         error = None if self.error is None else {
             "type": type(self.error).__name__, "message": str(self.error)}
         return {
@@ -49,7 +49,7 @@ class Sample:
 
 
 class Reading:
-    """The question that a poll puts to a host: a snapshot. It pickles.
+    """The question that a poll asks a host: for a snapshot. It can be pickled.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Reading:
     Raises
     ------
     TypeError, ValueError, OverflowError
-        One of them makes no sense.
+        One of them is invalid.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Reading:
         self.fields, self.page_sizes = snapshot_arguments(fields, page_sizes)
 
     def __call__(self, connection: "pyvirhost.Connection") -> "pyvirhost.HostSnapshot":
-        """Return a snapshot, or raise why it has nothing in it or its connection was lost."""
+        """Return a snapshot, or raise if nothing could be read or the connection was lost."""
         snapshot = connection.snapshot(self.fields, page_sizes=self.page_sizes)
         errors = snapshot.errors
         for error in errors.values():
@@ -81,6 +81,6 @@ class Reading:
 def sample_of(
     answer: Answer["pyvirhost.HostSnapshot"], rates: "pyvirhost.HostRates | None" = None
 ) -> Sample:
-    """Return what an answer to a `Reading` says."""
+    """Return an answer to a `Reading` as a sample."""
     return Sample(answer.host.name, answer.result, rates, answer.error, answer.started_at,
                   answer.duration)

@@ -1,4 +1,4 @@
-"""Daemon threads that do jobs, and are replaced when a job takes too long."""
+"""Daemon threads that do jobs, and are replaced if a job takes too long."""
 
 import math
 import time
@@ -15,55 +15,55 @@ class Job(Protocol):
     """Something that a thread does."""
 
     def __call__(self) -> None:
-        """Do it, in one of the threads. It must not raise."""
+        """Do it, in one of the threads. This must not raise."""
 
     def refuse(self, error: Exception) -> None:
-        """Take note that it won't be done, for want of a thread. The caller has the lock."""
+        """Handle that no thread can do the job. The caller holds the lock."""
 
 
 class Workers:
-    """Up to so many threads that do one job after another, not counting those set aside.
+    """Up to `limit` threads that do one job after another, not counting those set aside.
 
     `concurrent.futures` has no such pool: its threads can't be replaced, and a program can't end
-    before them.
+    before they do.
 
     Parameters
     ----------
     limit : int
-        How many; they are started as they are needed.
+        The most threads; they are started as needed.
     patience : float
-        Seconds after which a thread that still does a job is set aside: another may take its place.
+        Seconds after which a thread that is still busy is set aside: another may take its place.
     clock : Clock
-        Whoever calls a method has its lock; none of the threads is a caller's.
+        Whoever calls a method holds its lock; none of the threads is a caller's.
     """
 
     def __init__(self, limit: int, patience: float, clock: Clock) -> None:
         self.limit = limit
-        # How many there are, not counting those set aside.
+        # The number of threads, not counting those set aside.
         self.count = 0
         self._patience = patience
         self._clock = clock
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        # Threads that wait for a job, less jobs that wait for a thread.
+        # Threads that wait for a job, minus jobs that wait for a thread.
         self._free = 0
         # When each thread that is not set aside began its job, in that order.
         self._busy: dict[int, float] = {}
         self._watched = False
 
     def do(self, job: Job) -> None:
-        """Let a thread do a job, as soon as there is one for it."""
+        """Have a thread do a job as soon as one is free."""
         self._free -= 1
         self._jobs.put(job)
         self._staff()
 
     def set_aside(self, thread: int) -> None:
-        """Let another thread take the place of one that does a job."""
+        """Let another thread take the place of a busy one."""
         if self._busy.pop(thread, None) is not None:
             self.count -= 1
             self._staff()
 
     def end(self) -> None:
-        """Let the threads end after the jobs that there are."""
+        """Make the threads end after the jobs already queued."""
         self.limit = 0
         for _ in range(self.count):
             self._jobs.put(None)
@@ -73,14 +73,14 @@ class Workers:
             try:
                 start_thread("pyvirhost-work", self._work)
             except (RuntimeError, MemoryError) as error:
-                if self.count == 0:  # else the jobs wait for those that there are
+                if self.count == 0:  # otherwise the jobs wait for the existing threads
                     self._refuse(error)
                 break
             self.count += 1
             self._free += 1
 
     def _refuse(self, error: Exception) -> None:
-        with suppress(Empty):  # threads that were set aside may come back and take jobs, too
+        with suppress(Empty):  # threads that were set aside may come back and also take jobs
             while self._free < 0:
                 job = self._jobs.get_nowait()
                 self._free += 1
@@ -93,7 +93,7 @@ class Workers:
             with self._clock.lock:
                 self._begin(thread)
             job()
-            del job  # or it would keep what it holds until the next one
+            del job  # or what it holds would live until the next job
             with self._clock.lock:
                 if not self._goes_on(thread):
                     return
@@ -107,7 +107,7 @@ class Workers:
             self._watch()
 
     def _watch(self) -> None:
-        # One alarm, for the thread that has been busy for the longest.
+        # One alarm, for the thread that has been busy longest.
         self._watched = bool(self._busy)
         for began in self._busy.values():
             self._clock.at(began + self._patience, self._look)
@@ -122,7 +122,7 @@ class Workers:
         self._watch()
 
     def _goes_on(self, thread: int) -> bool:
-        # One that was set aside takes a place again where there is one.
+        # A thread that was set aside takes a free place again.
         if self._busy.pop(thread, None) is None:
             if self.count >= self.limit:
                 return False

@@ -1,4 +1,4 @@
-"""Commands that change a host, for which somebody has to consent."""
+"""Commands that change a host and ask for consent."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 def allocpages_arguments(parser: Parser) -> None:
     """Add the arguments of allocpages."""
     parser.add_argument("pagesize", type=page_size, metavar="PAGESIZE",
-                        help="in KiB, or as in 2M, 1G")
+                        help="in KiB, or with a unit as in 2M, 1G")
     parser.add_argument("pagecount", type=number, metavar="PAGECOUNT", help="how many pages")
     which = parser.add_mutually_exclusive_group()
-    cell_argument(which, "in one NUMA cell; by default where the kernel finds room")
-    which.add_argument("--all", action="store_true", help="so many in each cell")
+    cell_argument(which, "in one NUMA cell; by default wherever the kernel finds room")
+    which.add_argument("--all", action="store_true", help="this many in each cell")
     parser.add_argument("--add", action="store_true",
-                        help="so many more, not so many in all")
+                        help="add this many, instead of setting the total")
     yes_argument(parser)
 
 
 def allocate(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
-    """Change how many huge pages there are, and read what came of it."""
+    """Change the number of huge pages, and read the result."""
     pagesize, count = arguments.pagesize, arguments.pagecount
     before = free_pages(connection, [pagesize])
     flags = (AllocPagesFlags.ADD if arguments.add else
@@ -51,7 +51,7 @@ def allocate(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
 
 
 def allocated_rows(data: Any) -> Sequence[Row]:
-    """Show what came of an allocation."""
+    """Show the result of an allocation."""
     return [
         {"Cell": str(cell["cell"]), "Page size": size(data["page_size_bytes"], "%.0f"),
          "Free before": str(cell["free_before"]), "Free after": str(cell["free_after"]),
@@ -65,11 +65,11 @@ def allocation_question(arguments: Arguments) -> str:
     where = ("each cell" if arguments.all else "the host" if arguments.cell is None else
              f"cell {arguments.cell}")
     pages = f"{counted(arguments.pagecount, 'page')} of {size(arguments.pagesize * KIB, '%.0f')}"
-    return f"Give {where} {pages} more" if arguments.add else f"Let {where} have {pages}"
+    return f"Give {where} {pages} more" if arguments.add else f"Set {where} to {pages}"
 
 
 def yes_argument(parser: Parser) -> None:
-    """Add consent beforehand."""
+    """Add the option to consent beforehand."""
     parser.add_argument("--yes", action="store_true", help="do not ask first")
 
 
@@ -113,6 +113,6 @@ COMMANDS = [
         question=lambda arguments: (
             f"Suspend to {arguments.target} for {duration(arguments.duration)}"),
         rows=lambda data: {
-            "Was sent to": data["target"], "For": duration(data["duration_seconds"])},
+            "Suspending to": data["target"], "For": duration(data["duration_seconds"])},
     ),
 ]

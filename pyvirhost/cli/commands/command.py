@@ -1,4 +1,4 @@
-"""What a command is: how it reads a host, and what it makes of that."""
+"""What a command is: how it reads a host, and how it shows the result."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ HOST, CPUS, MEMORY, LIVE, CHANGE = (
 
 
 class Command(NamedTuple):
-    """What one command is: how it reads a host, and `rows` or `text` to show that."""
+    """One command: how it reads a host, and `rows` or `text` to show the result."""
 
     name: str
     group: str
@@ -29,28 +29,28 @@ class Command(NamedTuple):
     read: Callable[["Connection", Arguments], Any] = lambda connection, arguments: {}
     """Return JSON-ready data, always a dict."""
     rows: Callable[[Any], Row | Sequence[Row]] | None = None
-    """Make a row of text from the data, by column, or several of them."""
+    """Make one or more rows of text from the data, by column."""
     text: Callable[[Any], str] | None = None
-    """Make text of several lines, in place of `rows`."""
+    """Make several lines of text, instead of `rows`."""
     sections: Callable[[Any], Sequence["Section"]] | None = None
-    """Show a single host, in place of `rows`."""
+    """Show a single host, instead of `rows`."""
     arguments: Callable[[Parser], object] = lambda parser: None
     check: Callable[[Arguments, Sequence["Host"]], str | None] = lambda arguments, hosts: None
-    """Say what is wrong with arguments that are right on their own."""
+    """Say what is wrong with arguments that are each valid on their own."""
     examples: Sequence[str] = ()
     writes: Callable[[Arguments], bool] = lambda arguments: False
-    """Whether a read-only connection won't do, as libvirt sees it."""
+    """Whether libvirt refuses this to a read-only connection."""
     question: Callable[[Arguments], str | None] = lambda arguments: None
-    """What to ask a person first."""
+    """What to ask for consent to first."""
     changes: Callable[[Arguments], bool] = lambda arguments: False
-    """Whether the host is another afterwards, so that repeating it is no watching."""
+    """Whether it changes the host, so that it must not be repeated by --watch."""
     lasts: Callable[[Arguments], float] = lambda arguments: 0.0
-    """How many seconds reading takes on purpose."""
+    """How many seconds reading waits on purpose."""
     failed: Callable[[Any], bool] = lambda data: False
-    """Whether an answer, though there is one, is a failure to the exit status."""
+    """Whether an answer counts as a failure in the exit status."""
     ask: Callable[["Sweep", Arguments], "list[Answer[Any]]"] | None = None
-    """Ask the hosts in another way than each on its own."""
+    """Ask the hosts other than each on its own."""
     joins: Callable[[Arguments], bool] = lambda arguments: False
-    """Whether all hosts have one answer together."""
+    """Whether all hosts give one joint answer."""
     run: Callable[[Sequence["Host"], Arguments], int] | None = None
-    """Do all of it, and return the exit status."""
+    """Do everything, and return the exit status."""

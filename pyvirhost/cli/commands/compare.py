@@ -1,4 +1,4 @@
-"""Commands that compare CPUs: what many can be, and whether one can be another."""
+"""Commands that compare CPUs: what many have in common, and whether one can provide another."""
 
 import argparse
 import errno
@@ -26,10 +26,10 @@ CPU_PLACES = {
 
 
 def cpus_of_file(path: str) -> list[str]:
-    """Return the CPUs in a file, or in standard input where its name is ``-``.
+    """Return the CPUs in a file, or in standard input if its name is ``-``.
 
-    As with virsh these are ``<cpu>`` elements, and those of domains and of capabilities, any
-    number of them one after another.
+    As with virsh, these are any number of ``<cpu>`` elements, alone or in domains or capabilities,
+    one after another.
     """
     from xml.etree import ElementTree
 
@@ -48,7 +48,7 @@ def cpus_of_file(path: str) -> list[str]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"cannot read {path}: {error}") from None
     try:
-        # Several documents, each perhaps with its declaration, are none to a parser.
+        # To a parser, several documents, perhaps each with its declaration, are not XML.
         root = read(f"<all>{re.sub(r'<[?]xml [^<>]*[?]>', '', text)}</all>")
     except BoundError as error:
         raise argparse.ArgumentTypeError(f"{path} is {error}") from None
@@ -65,7 +65,7 @@ def cpus_of_file(path: str) -> list[str]:
             found.append(ElementTree.tostring(cpu, encoding="unicode"))
     if not found:
         raise argparse.ArgumentTypeError(
-            f"{path} has no <cpu>, be it alone, in a domain or in capabilities")
+            f"{path} has no <cpu>, alone, in a domain or in capabilities")
     return found
 
 
@@ -77,38 +77,38 @@ def read_own_cpu(connection: "Connection") -> str:
 
     cpu = parse(connection.capabilities(), "virConnectGetCapabilities").find("host/cpu")
     if cpu is None or cpu.find("model") is None:
-        raise ValueError("the host's capabilities do not tell its CPU model")
+        raise ValueError("the host's capabilities do not include its CPU model")
     cpu.tail = None
     return ElementTree.tostring(cpu, encoding="unicode")
 
 
 def cpu_file_argument(parser: Parser, without: str) -> None:
-    """Add the file that has the CPUs."""
+    """Add the file with the CPUs."""
     parser.add_argument(
         "cpus", nargs="?", type=cpus_of_file, metavar="FILE",
-        help=f"XML with CPUs, domains or capabilities, - for standard input; {without}")
+        help=f"XML with CPUs, domains or capabilities, or - for standard input; {without}")
 
 
 def hypervisor_arguments(parser: Parser) -> None:
-    """Add which hypervisor's CPU it is about."""
+    """Add the arguments that choose a hypervisor."""
     parser.add_argument("--virttype", metavar="TYPE", help="kind of domain, such as kvm or qemu")
-    parser.add_argument("--emulator", metavar="PATH", help="the emulator's program on the host")
+    parser.add_argument("--emulator", metavar="PATH", help="the emulator binary on the host")
     parser.add_argument("--arch", help="the architecture, such as x86_64")
     parser.add_argument("--machine", metavar="TYPE", help="the machine type, such as q35")
 
 
 def hypervisor(arguments: Arguments) -> dict[str, Any]:
-    """Return what the arguments say of the hypervisor."""
+    """Return the arguments that choose a hypervisor."""
     return {name: getattr(arguments, name) for name in ("emulator", "arch", "machine", "virttype")}
 
 
 def baseline_arguments(parser: Parser) -> None:
     """Add the arguments of cpu-baseline."""
-    cpu_file_argument(parser, "without one, all the hosts' own CPUs")
+    cpu_file_argument(parser, "default: all the hosts' own CPUs")
     parser.add_argument("--features", action="store_true",
-                        help="list the features that the model already implies, too")
+                        help="also list the features that the model implies")
     parser.add_argument("--migratable", action="store_true",
-                        help="leave out features that would stop a migration")
+                        help="leave out features that block migration")
 
 
 def hypervisor_baseline_arguments(parser: Parser) -> None:
@@ -128,37 +128,37 @@ def baseline_flags(arguments: Arguments) -> int:
 
 
 def read_baseline(connection: "Connection", arguments: Arguments) -> dict[str, str]:
-    """Let a host compute the CPU that all the given ones can stand in for."""
+    """Have a host compute the CPU that all the given ones can provide."""
     return {"cpu": connection.baseline_cpu(arguments.cpus, baseline_flags(arguments))}
 
 
 def read_hypervisor_baseline(connection: "Connection", arguments: Arguments) -> dict[str, str]:
-    """Let a host compute the same for what its hypervisor can do."""
+    """Have a host compute the same for its hypervisor."""
     return {"cpu": connection.baseline_hypervisor_cpu(
         arguments.cpus, **hypervisor(arguments), flags=baseline_flags(arguments))}
 
 
 def ask_baseline(read: Callable[["Connection", Arguments], Any]) -> Ask:
-    """Return what asks for a baseline of a file's CPUs, or of the hosts' own."""
+    """Return a function that asks for a baseline of a file's CPUs, or of the hosts' own."""
     def ask(sweep: "Sweep", arguments: Arguments) -> "list[Answer[Any]]":
         if arguments.cpus is not None:
             return sweep.ask(lambda connection: read(connection, arguments))
         answers = sweep.ask(read_own_cpu)
         failed = [answer for answer in answers if answer.error]
         if failed:
-            return failed  # a CPU for those that answered may be too much for the others
+            return failed  # a CPU for the hosts that answered may be too much for the others
         joined = argparse.Namespace(**{
             **vars(arguments), "cpus": [answer.result for answer in answers]})
-        # libvirt computes it on a host, and any will do.
+        # libvirt computes it on a host; any will do.
         return sweep.ask(lambda connection: read(connection, joined), sweep.hosts[:1])
     return ask
 
 
 def compare_arguments(parser: Parser) -> None:
     """Add the arguments of cpu-compare."""
-    cpu_file_argument(parser, "without one, the first host's own CPU")
+    cpu_file_argument(parser, "default: the first host's own CPU")
     parser.add_argument("--error", action="store_true",
-                        help="say of an incompatible CPU what it is that the host lacks")
+                        help="if the CPU is incompatible, say what the host lacks")
     parser.add_argument("--validate", action="store_true",
                         help="check the XML against libvirt's schema first")
 
@@ -174,7 +174,7 @@ def check_compare(arguments: Arguments, hosts: "Sequence[Host]") -> str | None:
     if arguments.cpus is None and len(hosts) == 1:
         return "cpu-compare needs a FILE, or several hosts to compare with the first"
     if arguments.cpus is not None and len(arguments.cpus) != 1:
-        return f"cpu-compare compares one CPU, and the file has {len(arguments.cpus)}"
+        return f"cpu-compare takes one CPU, but the file has {len(arguments.cpus)}"
     return None
 
 
@@ -200,7 +200,7 @@ def read_hypervisor_comparison(connection: "Connection", arguments: Arguments) -
 
 
 def ask_comparison(read: Callable[["Connection", Arguments], Any]) -> Ask:
-    """Return what compares the hosts' CPUs with a file's, or with that of the first host."""
+    """Return a function that compares the hosts' CPUs with a file's, or with the first host's."""
     def ask(sweep: "Sweep", arguments: Arguments) -> "list[Answer[Any]]":
         if arguments.cpus is not None:
             return sweep.ask(lambda connection: read(connection, arguments))
@@ -214,14 +214,14 @@ def ask_comparison(read: Callable[["Connection", Arguments], Any]) -> Ask:
 
 COMMANDS = [
     Command(
-        name="cpu-baseline", group=CPUS, help="the CPU that all hosts, or all CPUs of a file, can "
-        "be", read=read_baseline, text=lambda data: data["cpu"], arguments=baseline_arguments,
+        name="cpu-baseline", group=CPUS, help="the CPU that all hosts, or all CPUs in a file, can "
+        "provide", read=read_baseline, text=lambda data: data["cpu"], arguments=baseline_arguments,
         ask=ask_baseline(read_baseline), joins=lambda arguments: arguments.cpus is None,
         examples=("--hosts fleet.toml cpu-baseline --migratable", "cpu-baseline cpus.xml",
                   "-c qemu:///system capabilities | pyvirhost cpu-baseline -"),
     ),
     Command(
-        name="cpu-compare", group=CPUS, help="whether hosts can be a given CPU",
+        name="cpu-compare", group=CPUS, help="whether hosts can provide a given CPU",
         read=read_comparison, arguments=compare_arguments, check=check_compare,
         rows=lambda data: {"CPU of the host": data["host_cpu"]},
         ask=ask_comparison(read_comparison),

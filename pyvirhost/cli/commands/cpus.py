@@ -1,4 +1,4 @@
-"""Commands about the CPUs."""
+"""Commands about CPUs."""
 
 import time
 from collections.abc import Sequence
@@ -42,18 +42,18 @@ def cpu_map_row(cpu_map: Any) -> Row:
 def cpu_stats_arguments(parser: Parser) -> None:
     """Add the arguments of nodecpustats."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--cpu", type=number, metavar="N", help="one CPU in place of all together")
+    which.add_argument("--cpu", type=number, metavar="N", help="one CPU instead of all together")
     which.add_argument("--per-cpu", action="store_true", help="each online CPU")
     parser.add_argument(
-        "--percent", action="store_true", help="shares of the time over an interval, not since "
-        "the host booted")
+        "--percent", action="store_true", help="shares of the time during an interval, not times "
+        "since boot")
     parser.add_argument(
         "--interval", type=seconds, default=1.0, metavar="SECONDS",
-        help="how long that interval is (default: 1)")
+        help="the length of that interval (default: 1)")
 
 
 def read_cpu_stats(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
-    """Read CPU times since boot, or shares of the time over the interval."""
+    """Read CPU times since boot, or shares of the time during the interval."""
     if arguments.percent:
         return read_cpu_rates(connection, arguments)
     if arguments.per_cpu:
@@ -65,7 +65,7 @@ def read_cpu_stats(connection: "Connection", arguments: Arguments) -> dict[str, 
 
 
 def read_cpu_rates(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
-    """Read in percent what the CPUs did over an interval; None where that can't be known."""
+    """Read what the CPUs did during an interval, in percent; None if unknown."""
     each = arguments.per_cpu or arguments.cpu is not None
 
     def snapshot() -> Any:
@@ -86,7 +86,7 @@ def read_cpu_rates(connection: "Connection", arguments: Arguments) -> dict[str, 
     if arguments.per_cpu:
         return {**interval, "cpus": [{"cpu": cpu, **shares} for cpu, shares in cpus.items()]}
     if arguments.cpu not in cpus:
-        # The server says best what is wrong with that number.
+        # The server knows best what is wrong with that number.
         connection.cpu_stats(arguments.cpu)
         raise ValueError(f"CPU {arguments.cpu} is offline")
     return {"cpu": arguments.cpu, **interval, **cpus[arguments.cpu]}
@@ -116,7 +116,7 @@ def read_cpu_models(connection: "Connection", arguments: Arguments) -> dict[str,
 
 COMMANDS = [
     Command(
-        name="nodeinfo", group=CPUS, help="CPUs, their topology, and the memory",
+        name="nodeinfo", group=CPUS, help="CPUs, their topology, and memory",
         read=lambda connection, arguments: node_values(connection.node_info()),
         rows=nodeinfo_row,
     ),
@@ -126,7 +126,7 @@ COMMANDS = [
         rows=cpu_map_row,
     ),
     Command(
-        name="nodecpustats", group=CPUS, help="what the CPUs did since boot, or do now",
+        name="nodecpustats", group=CPUS, help="what the CPUs have done since boot, or do now",
         read=read_cpu_stats, rows=cpu_stats_rows, arguments=cpu_stats_arguments,
         lasts=lambda arguments: arguments.interval if arguments.percent else 0.0,
         examples=("nodecpustats --percent --watch 5", "nodecpustats --per-cpu --json"),

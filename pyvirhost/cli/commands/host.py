@@ -1,4 +1,4 @@
-"""Commands about the host as such."""
+"""Commands about the host itself."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_version(connection: "Connection", arguments: Arguments) -> dict[str, str]:
-    """Read the versions of all that takes part."""
+    """Read the versions of everything involved."""
     return {
         "pyvirhost_version": pyvirhost.__version__,
         "library_version": str(pyvirhost.lib_version()),
@@ -35,7 +35,7 @@ def version_row(data: Any) -> Row:
 
 
 def report_row(data: Any) -> Row:
-    """Show of a whole report what fits a line."""
+    """Show what fits on a line of a whole report."""
     identity, node, cpu_map = data["identity"], data["node"] or {}, data["cpu_map"]
     free, memory = data["memory"]["free_bytes"], node.get("memory_bytes")
     return {
@@ -51,19 +51,19 @@ def report_row(data: Any) -> Row:
 
 
 def read_sev(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
-    """Read what the host says of AMD's Secure Encrypted Virtualization."""
+    """Read the host's AMD Secure Encrypted Virtualization parameters."""
     return with_errors(*parameter_values(connection.sev_info()))
 
 
 def sev_row(data: Any) -> Row:
-    """Show what the host says of it."""
+    """Show the SEV parameters."""
     return {name: UNKNOWN if value is None else str(value)
             for name, value in without_errors(data).items()}
 
 
 COMMANDS = [
     Command(
-        name="report", group=HOST, help="all of it at a glance; what runs without a command",
+        name="report", group=HOST, help="everything at a glance; the default command",
         read=lambda connection, arguments: collect(connection),
         rows=report_row, sections=lambda data: list(sections(data)),
     ),
@@ -73,21 +73,22 @@ COMMANDS = [
         rows=lambda data: {"Hostname": data["hostname"]},
     ),
     Command(
-        name="uri", group=HOST, help="the URI that libvirt made of the one given",
+        name="uri", group=HOST, help="the full URI that libvirt connected to",
         read=lambda connection, arguments: {"uri": connection.uri()},
         rows=lambda data: {"URI": data["uri"]},
     ),
     Command(
-        name="version", group=HOST, help="versions of the hypervisor and of libvirt, there and "
-        "here", read=read_version, rows=version_row,
+        name="version", group=HOST,
+        help="versions of the hypervisor and of libvirt, there and here",
+        read=read_version, rows=version_row,
     ),
     Command(
-        name="capabilities", group=HOST, help="what host and hypervisor can do, as XML",
+        name="capabilities", group=HOST, help="what the host and hypervisor can do, as XML",
         read=lambda connection, arguments: {"capabilities": connection.capabilities()},
         text=lambda data: data["capabilities"],
     ),
     Command(
-        name="sysinfo", group=HOST, help="what the firmware says of the machine, as XML",
+        name="sysinfo", group=HOST, help="what the firmware says about the machine, as XML",
         read=lambda connection, arguments: {"sysinfo": connection.sysinfo()},
         text=lambda data: data["sysinfo"],
     ),

@@ -1,4 +1,4 @@
-"""Commands that go on until they are stopped."""
+"""Commands that run until they are stopped."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run_poll(hosts: "Sequence[Host]", arguments: Arguments) -> int:
-    """Run poll, which is loaded for this only."""
+    """Run poll, which is loaded only for this."""
     from pyvirhost.cli.poll import poll
 
     return poll(hosts, arguments)
@@ -23,7 +23,7 @@ def interval_argument(parser: Parser) -> None:
     """Add how often to read each host."""
     parser.add_argument(
         "--interval", type=seconds, default=5.0, metavar="SECONDS",
-        help="how often each host is read (default: 5); a host that takes longer is late, unless "
+        help="read each host this often (default: 5); a host that takes longer fails, unless "
         "--timeout says otherwise")
 
 
@@ -32,17 +32,17 @@ def poll_arguments(parser: Parser) -> None:
     interval_argument(parser)
     parser.add_argument(
         "--fields", type=lambda text: text.split(","), metavar="FIELD,...",
-        help="what to read, by the names of HostSnapshot's fields; by default what a daemon "
-        "answers even when its ordinary workers are stuck")
+        help="the HostSnapshot fields to read; by default those that a daemon answers even if its "
+        "ordinary workers are stuck")
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--count", type=positive, metavar="N",
-                     help="end after N samples of each host")
+                     help="stop after N samples of each host")
     end.add_argument("--once", action="store_const", const=1, dest="count",
-                     help="end after one of each host, all of them asked at once")
+                     help="stop after one sample of each host, asking all of them at once")
 
 
 def run_top(hosts: "Sequence[Host]", arguments: Arguments) -> int:
-    """Run top, or say what it lacks."""
+    """Run top, or say what is missing."""
     try:
         from pyvirhost.cli.top.app import top
     except ImportError as error:
@@ -51,16 +51,16 @@ def run_top(hosts: "Sequence[Host]", arguments: Arguments) -> int:
 
 
 def check_live(arguments: Arguments, hosts: "Sequence[Host]") -> str | None:
-    """Say that what goes on by itself is not to be repeated."""
+    """Say that what runs continuously is not to be repeated."""
     if arguments.watch is not None:
-        return f"{arguments.command} goes on by itself: say --interval in place of --watch"
+        return f"{arguments.command} repeats by itself: use --interval instead of --watch"
     return None
 
 
 def check_top(arguments: Arguments, hosts: "Sequence[Host]") -> str | None:
-    """Say that a screen is neither to be repeated nor JSON."""
+    """Say that a screen can be neither repeated nor JSON."""
     if arguments.json:
-        return "top is for people: for JSON say poll in place of it"
+        return "top is for people: use poll for JSON"
     return check_live(arguments, hosts)
 
 

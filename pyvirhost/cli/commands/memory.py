@@ -1,4 +1,4 @@
-"""Commands about the memory."""
+"""Commands about memory."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,8 @@ def memory_stats_row(data: Any) -> Row:
 def freecell_arguments(parser: Parser) -> None:
     """Add the arguments of freecell."""
     which = parser.add_mutually_exclusive_group()
-    cell_argument(which, "one NUMA cell in place of the whole host")
-    which.add_argument("--all", action="store_true", help="each cell and their sum")
+    cell_argument(which, "one NUMA cell instead of the whole host")
+    which.add_argument("--all", action="store_true", help="each cell, and the total")
 
 
 def read_freecell(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
@@ -59,15 +59,15 @@ def freecell_row(data: Any) -> Row:
 def freepages_arguments(parser: Parser) -> None:
     """Add the arguments of freepages."""
     which = parser.add_mutually_exclusive_group()
-    cell_argument(which, "one NUMA cell in place of all")
-    which.add_argument("--all", action="store_true", help="all cells, as without it")
+    cell_argument(which, "one NUMA cell instead of all")
+    which.add_argument("--all", action="store_true", help="all cells, the default")
     parser.add_argument(
         "--pagesize", type=page_size, metavar="SIZE",
-        help="pages of one size in place of all: in KiB, or as in 4K, 2M, 1G")
+        help="pages of one size instead of all: in KiB, or with a unit as in 4K, 2M, 1G")
 
 
 def read_freepages(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
-    """Read how many pages of each size are free in the cells."""
+    """Read how many pages of each size are free in each cell."""
     cells = free_pages(connection, [arguments.pagesize] if arguments.pagesize else None)
     if arguments.cell is not None:
         if arguments.cell not in cells:
@@ -96,21 +96,21 @@ def tune_arguments(parser: Parser) -> None:
     parser.add_argument("--shm-pages-to-scan", type=number, metavar="N",
                         help="how many pages KSM scans before it sleeps")
     parser.add_argument("--shm-sleep-millisecs", type=number, metavar="N",
-                        help="how many milliseconds it sleeps")
+                        help="how many milliseconds KSM sleeps")
     parser.add_argument("--shm-merge-across-nodes", type=number, metavar="0|1",
-                        help="whether it merges pages of different NUMA cells")
+                        help="whether KSM merges pages of different NUMA cells")
     parser.add_argument("--dry-run", action="store_true",
-                        help="show what would be set, and set nothing")
+                        help="show what would change, without changing it")
 
 
 def requested(arguments: Arguments) -> dict[str, int]:
-    """Return the memory parameters that are to be set."""
+    """Return the memory parameters to set."""
     return {name: getattr(arguments, name) for name in SETTINGS
             if getattr(arguments, name) is not None}
 
 
 def changes_settings(arguments: Arguments) -> bool:
-    """Return whether node-memory-tune is to change something."""
+    """Return whether node-memory-tune changes anything."""
     return bool(requested(arguments)) and not arguments.dry_run
 
 
@@ -124,7 +124,7 @@ def check_tune(arguments: Arguments, hosts: "Sequence[Host]") -> str | None:
 
 
 def tune(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
-    """Read the memory parameters, and set some where that is requested."""
+    """Read the memory parameters, and set those requested."""
     before = connection.memory_parameters()
     settings = requested(arguments)
     if not settings:
@@ -138,7 +138,7 @@ def tune(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
         connection.set_memory_parameters(settings)
         after = dict(connection.memory_parameters())
     (was, problems), (now, more), (wanted, _) = map(ksm_values, (before, after, settings))
-    # A server may leave out what it told a moment before.
+    # A server may leave out what it reported a moment before.
     changes = {key: {"before": was[key], "after": now.get(key)} for key in was if key in wanted}
     return with_errors(
         {"dry_run": arguments.dry_run, "changes": changes},
@@ -146,7 +146,7 @@ def tune(connection: "Connection", arguments: Arguments) -> dict[str, Any]:
 
 
 def tune_rows(data: Any) -> Row | Sequence[Row]:
-    """Show memory parameters, or what becomes of them."""
+    """Show memory parameters, or how they change."""
     changes = data.get("changes")
     if not isinstance(changes, dict):  # a server may have a parameter of that name
         return dict(ksm_pairs(without_errors(data)))
@@ -160,10 +160,10 @@ COMMANDS = [
     Command(
         name="nodememstats", group=MEMORY, help="total, free, buffers and cached memory",
         read=read_memory_stats, rows=memory_stats_row,
-        arguments=lambda parser: cell_argument(parser, "one NUMA cell in place of the host"),
+        arguments=lambda parser: cell_argument(parser, "one NUMA cell instead of the host"),
     ),
     Command(
-        name="freecell", group=MEMORY, help="free memory, also of each NUMA cell",
+        name="freecell", group=MEMORY, help="free memory of the host or its NUMA cells",
         read=read_freecell, rows=freecell_row, arguments=freecell_arguments,
     ),
     Command(

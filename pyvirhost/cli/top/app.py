@@ -39,15 +39,15 @@ from pyvirhost.cli.top.table import Table
 from pyvirhost.poll.host import Host
 
 REFRESH = 0.5
-"""How often the screen follows the hosts, in seconds."""
+"""How often the screen is updated, in seconds."""
 LEAST = Size(60, 10)
-"""The smallest terminal that the table is of use on."""
+"""The smallest terminal that fits the table."""
 
 
 def top(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
     """Show the hosts until somebody quits and return the exit status."""
     if not (on_terminal(sys.stdin) and on_terminal(sys.stdout)):
-        return fail("top needs a terminal; for programs there is poll", WRONG_COMMAND_LINE)
+        return fail("top needs a terminal; programs can use poll", WRONG_COMMAND_LINE)
     watch = Watch(hosts, arguments.interval, workers=arguments.parallel,
                   max_connects=None)
     app = Top(watch)
@@ -60,7 +60,7 @@ def top(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
 
 
 class FittingScreen(Screen[None]):
-    """A screen that says so where the terminal is too small for it."""
+    """A screen that says so if the terminal is too small for it."""
 
     DEFAULT_CSS = """
     FittingScreen > #small { display: none; }
@@ -69,12 +69,12 @@ class FittingScreen(Screen[None]):
     """
 
     def compose(self) -> ComposeResult:
-        """Yield what there is in place of the rest."""
+        """Yield the message that replaces the rest."""
         yield Static(f"This terminal is too small: top needs {LEAST.width} columns and "
-                     f"{LEAST.height} lines. q quits.", id="small", markup=False)
+                     f"{LEAST.height} lines. Press q to quit.", id="small", markup=False)
 
     def on_resize(self, event: Resize) -> None:
-        """See whether the terminal is too small."""
+        """Check whether the terminal is too small."""
         self.set_class(event.size.width < LEAST.width or event.size.height < LEAST.height, "small")
 
 
@@ -113,7 +113,7 @@ class HostsScreen(FittingScreen):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to follow the hosts."""
+        """Start to follow the hosts."""
         self.table = self.query_one("#hosts", Table)
         self.summary = self.query_one("#summary", Static)
         self.input = self.query_one("#filter", Input)
@@ -122,7 +122,7 @@ class HostsScreen(FittingScreen):
         self.set_interval(REFRESH, self.follow_hosts)
 
     def follow_hosts(self) -> None:
-        """Show what the hosts have said since, and how old it is."""
+        """Show the hosts' new samples, and how old the last ones are."""
         if not self.paused:
             self.watching.take()
         self.show()
@@ -147,19 +147,19 @@ class HostsScreen(FittingScreen):
         self.summary.update("  ".join(parts), layout=False)
 
     def action_sort(self, name: str) -> None:
-        """Sort by a column, and the second time the other way round."""
+        """Sort by a column, the second time in reverse."""
         column = BY_NAME[name]
         self.reverse = column is self.column and not self.reverse
         self.column = column
         self.show()
 
     def action_pause(self) -> None:
-        """Stop to take what the hosts say, or go on; what is shown goes on to age."""
+        """Stop taking samples, or resume; what is shown keeps aging."""
         self.paused = not self.paused
         self.follow_hosts()
 
     def action_filter(self) -> None:
-        """Ask for a part of the names."""
+        """Ask for part of a name to filter by."""
         self.input.add_class("open")
         self.input.focus()
 
@@ -169,7 +169,7 @@ class HostsScreen(FittingScreen):
         self.close_filter()
 
     def action_choose(self) -> None:
-        """Look at the host under the cursor, or filter by what was typed."""
+        """Show the host under the cursor, or filter by what was typed."""
         self.table.action_choose()
 
     def close_filter(self) -> None:
@@ -179,7 +179,7 @@ class HostsScreen(FittingScreen):
 
     @on(Input.Changed)
     def filter_as_typed(self, event: Input.Changed) -> None:
-        """Show the hosts with what was typed until now."""
+        """Show the hosts that match what was typed so far."""
         self.wanted = event.value
         self.show()
 
@@ -195,7 +195,7 @@ class HostsScreen(FittingScreen):
 
 
 class HostScreen(FittingScreen):
-    """One host: its cells and its CPUs, read by a poller of its own while it is looked at."""
+    """One host: its cells and CPUs, read by a separate poller while it is shown."""
 
     CSS = """
     #lines { height: auto; }
@@ -223,7 +223,7 @@ class HostScreen(FittingScreen):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to read the host."""
+        """Start to read the host."""
         self.watching.start()
         self.lines = self.query_one("#lines", Static)
         self.cells = self.query_one("#cells", Table)
@@ -233,11 +233,11 @@ class HostScreen(FittingScreen):
         self.set_interval(REFRESH, self.follow_host)
 
     def on_unmount(self) -> None:
-        """Let go of the host, which may take a while where it hangs."""
+        """Stop reading the host, which may take a while if it hangs."""
         threading.Thread(target=self.watching.stop).start()
 
     def follow_host(self) -> None:
-        """Show what the host has said since, and how old it is."""
+        """Show the host's new samples, and how old the last one is."""
         if not self.paused:
             self.watching.take()
         host, now, limit = self.host, time.monotonic(), self.watching.limit
@@ -253,13 +253,13 @@ class HostScreen(FittingScreen):
         self.cpus.show(cpu_numbers(host), lambda cpu: cpu_row(host, cpu)._replace(state=state))
 
     def action_pause(self) -> None:
-        """Stop to take what the host says, or go on."""
+        """Stop taking samples, or resume."""
         self.paused = not self.paused
         self.follow_host()
 
 
 class Top(App[int]):
-    """The live table; ends with the number of the signal that ended it, if one did."""
+    """The live table; returns the number of the signal that ended it, if any."""
 
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -274,7 +274,7 @@ class Top(App[int]):
         self.ended_by: int | None = None
 
     def note_signals(self) -> None:
-        """Let a signal that comes before the screen is there end it when it is."""
+        """Note a signal that comes before the screen is up, to end it then."""
         def note(number: int, frame: object) -> None:
             self.ended_by = number
 
@@ -282,7 +282,7 @@ class Top(App[int]):
             signal.signal(number, note)
 
     def on_mount(self) -> None:
-        """Show the hosts, and end in order where a signal asks for the end."""
+        """Show the hosts, and exit cleanly on a signal."""
         for number in self.signals:
             asyncio.get_running_loop().add_signal_handler(number, self.exit, number)
         if self.ended_by is not None:

@@ -1,4 +1,4 @@
-"""Hosts that are read all the time, and what each of them said last."""
+"""Hosts that are read continuously, and the last answer of each."""
 
 import time
 from collections import deque
@@ -16,9 +16,9 @@ from pyvirhost.values import free_huge_pages, ksm_values, memory_in_use
 
 FIELDS = ("node_info", "cpu_stats", "memory_stats", "free_memory", "cells_free_memory",
           "free_pages", "memory_parameters")
-"""What is read of every host. Each CPU costs a round trip, so CPUs are read of one host only."""
+"""What to read from every host. Each CPU costs a round trip, so only one host's CPUs are read."""
 HISTORY = 120
-"""How many samples a graph goes back, as far as there is room for them."""
+"""How many samples a graph shows, if there is room for them."""
 
 
 class State(StrEnum):
@@ -30,13 +30,13 @@ class State(StrEnum):
     PARTIAL = "part"
     """They are fresh, but some of them could not be read."""
     STALE = "stale"
-    """They are older than they should be, though nothing failed."""
+    """They are older than they should be, although nothing failed."""
     FAILED = "error"
     """The last attempt to read the host failed: they are from before."""
 
 
 class Figures(NamedTuple):
-    """What a sample says, each None where its host does not tell."""
+    """The figures of a sample, each None if the host does not report it."""
 
     busy: float | None = None
     user: float | None = None
@@ -44,20 +44,20 @@ class Figures(NamedTuple):
     iowait: float | None = None
     idle: float | None = None
     used: int | None = None
-    """Memory in bytes that is neither free, in huge pages or otherwise, nor known to be a cache."""
+    """Memory in bytes that is neither free, even as huge pages, nor known to be a cache."""
     total: int | None = None
     cells: tuple[int, ...] = ()
     """The free memory of each NUMA cell in bytes."""
     huge: tuple[tuple[int, int], ...] = ()
-    """The size in bytes of each kind of huge pages, the biggest first, and how many are free."""
+    """The size of each kind of huge page in bytes, the biggest first, and how many are free."""
     ksm: int | None = None
     """How many pages KSM saves."""
     problems: tuple[str, ...] = ()
-    """What could not be read, other than what the host does not have."""
+    """What could not be read, except what the host does not support."""
 
 
 def figures_of(sample: Sample) -> Figures:
-    """Return what a sample says."""
+    """Return the figures of a sample."""
     snapshot = sample.snapshot
     if snapshot is None:
         return Figures()
@@ -76,30 +76,30 @@ def figures_of(sample: Sample) -> Figures:
 
 
 class Watched:
-    """A host, the last that it said, and for how long it has said nothing since.
+    """A host, its last answer, and how long it has been silent since.
 
     Parameters
     ----------
     name : str
     now : float
-        When it is watched from, by the monotonic clock, as all times here.
+        When watching starts, by the monotonic clock, like all times here.
     """
 
     def __init__(self, name: str, now: float) -> None:
         self.name = name
         self.taken: Sample | None = None
         self.sample: Sample | None = None
-        """The last one, be it an error."""
+        """The last one, even if it is an error."""
         self.good: Sample | None = None
-        """The last one that has figures, and when it was begun."""
+        """The last one that has figures; `good_at` is when it began."""
         self.good_at = now
         self.figures = Figures()
-        """Those of the last sample, so none where it is an error."""
+        """Those of the last sample, so none if it is an error."""
         self.history: deque[float | None] = deque(maxlen=HISTORY)
         self.cpus: dict[int, deque[float | None]] = {}
 
     def take(self, sample: Sample, began: float) -> None:
-        """Take a sample, once however often it is given. What is wrong with it is its error."""
+        """Take a sample, only once if given repeatedly. If it can't be used, that is its error."""
         if sample is self.taken:
             return
         self.taken = sample
@@ -110,23 +110,23 @@ class Watched:
             sample = replace(sample, snapshot=None, rates=None, error=without_frames(error))
         self.sample = sample
         rates = sample.rates
-        # Where a sample is missing the graph has a gap.
+        # The graph has a gap for each missing sample.
         self.history.append(rates.cpu.busy if rates and rates.cpu else None)
         if sample.snapshot is None:
             return
         self.good, self.good_at = sample, began
         if rates is not None and rates.per_cpu is not None:
-            # Those that are gone are forgotten: a server could go on to name others.
+            # Forget CPUs that are gone: a server could keep naming new ones.
             self.cpus = {cpu: self.cpus.get(cpu, deque(maxlen=HISTORY)) for cpu in rates.per_cpu}
             for cpu, one in rates.per_cpu.items():
                 self.cpus[cpu].append(one.busy if one else None)
 
     def age(self, now: float) -> float:
-        """Return for how many seconds the host has said nothing."""
+        """Return how many seconds the host has been silent."""
         return max(now - self.good_at, 0.0)
 
     def state(self, now: float, limit: float) -> State:
-        """Return how far the figures can be trusted, which are stale after `limit` seconds."""
+        """Return how far the figures can be trusted; they are stale after `limit` seconds."""
         if self.sample is not None and self.sample.error is not None:
             return State.FAILED
         if self.good is None:
@@ -143,7 +143,7 @@ class Watched:
 
 
 class Watch:
-    """A poller of hosts, and what each of them said last.
+    """A poller of hosts, and the last answer of each.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class Watch:
     interval : float
         How often each is read, in seconds.
     fields : sequence of str
-        What is read of each.
+        What to read from each.
     **options
         As for `Poller`.
     """
@@ -160,17 +160,17 @@ class Watch:
                  fields: Sequence[str] = FIELDS, **options: Any) -> None:
         now = time.monotonic()
         self.interval = interval
-        # A turn that is left out makes no host stale; two do.
+        # One skipped turn makes no host stale; two do.
         self.limit = 2.5 * interval
         self.poller = Poller(hosts, interval=interval, fields=fields, **options)
         self.hosts = {host.name: Watched(host.name, now) for host in hosts}
 
     def start(self) -> None:
-        """Start to read the hosts."""
+        """Start reading the hosts."""
         self.poller.start()
 
     def stop(self) -> None:
-        """Stop to read the hosts, within a second."""
+        """Stop reading the hosts, within a second."""
         self.poller.stop()
 
     def __enter__(self) -> Self:
@@ -181,13 +181,13 @@ class Watch:
         self.stop()
 
     def take(self) -> None:
-        """Take what the hosts have said until now."""
+        """Take the hosts' latest samples."""
         latest = self.poller.latest()
         now = time.monotonic()
         for name, (sample, age) in latest.items():
             self.hosts[name].take(sample, now - age)
 
     def closer(self, name: str) -> "Watch":
-        """Return a watch of one host that reads all there is, at least once a second."""
+        """Return a watch of one host that reads everything, at least once a second."""
         return Watch([self.poller.hosts[name]], min(self.interval, 1.0),
                      fields=pyvirhost.ALL_FIELDS, timeout=self.interval)

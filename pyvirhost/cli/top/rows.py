@@ -1,4 +1,4 @@
-"""Rows of text: what is shown of hosts, without a terminal."""
+"""Rows of text: what is shown about hosts, independent of a terminal."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,20 +9,20 @@ from pyvirhost.cli.top.model import State, Watched, figures_of
 from pyvirhost.values import KIB, ksm_values
 
 FEW = 8
-"""How many cells, and sizes of pages, a cell of a table has."""
+"""The most NUMA cells, or page sizes, in a cell of the table."""
 BARS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "-"
 
 
 def brief(amount: int) -> str:
-    """Return a number of bytes in few letters, as in ``"3.0G"``."""
+    """Return a number of bytes in short form, as in ``"3.0G"``."""
     from humanize import naturalsize
 
     return naturalsize(amount, gnu=True, format="%.1f").replace(".0K", "K")
 
 
 def age_text(seconds: float) -> str:
-    """Return an age, which is not shown to be younger than it is by more than a second."""
+    """Return an age, which is never shown as more than a second too young."""
     return f"{seconds:.0f} s" if seconds < 99.5 else duration(seconds)
 
 
@@ -32,7 +32,7 @@ def percent(share: float | None) -> str:
 
 
 def graph(history: Iterable[float | None], width: int) -> str:
-    """Return the last shares of a history as bars, with gaps where nothing is known."""
+    """Return the last shares of a history as bars, with gaps for unknown ones."""
     bars = "".join(
         " " if share is None else BARS[min(int(share * len(BARS)), len(BARS) - 1)]
         for share in history)
@@ -40,7 +40,7 @@ def graph(history: Iterable[float | None], width: int) -> str:
 
 
 def level(busy: float | None) -> str:
-    """Return the colour of how busy a CPU is."""
+    """Return the colour for how busy a CPU is."""
     return "" if busy is None else "red" if busy >= 0.9 else "yellow" if busy >= 0.7 else "green"
 
 
@@ -57,19 +57,19 @@ class Column(NamedTuple):
     Parameters
     ----------
     name : str
-        By which rows have its cells.
+        The key of its cell in each row.
     title : str
     width : int
     left : bool
-        Whether it holds words, which stand to the left.
+        Whether it is left-aligned, for words.
     rank : int
-        The higher it is, the sooner the column is left out where there is no room for all.
+        The higher it is, the sooner the column is dropped if there is no room for all.
     key : str
-        What to press to sort by it.
+        The key to press to sort by it.
     order : callable, optional
-        By which hosts are sorted; those of which it says None are the last.
+        The sort key of a host; hosts for which it returns None come last.
     descending : bool
-        Whether the highest are wanted first.
+        Whether the highest come first.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The text of a row by column, and what stands in place of the cells that are missing."""
+    """The text of a row by column, and a message instead of missing cells."""
 
     cells: Mapping[str, str]
     colours: Mapping[str, str] = {}
@@ -123,10 +123,7 @@ GAP = 1
 
 
 def fitting(columns: Sequence[Column], width: int) -> list[Column]:
-    """Return the columns for which there is room, the first of them with all that is left.
-
-    The room beyond what the first needs goes to it, up to twice its width.
-    """
+    """Return the columns that fit. The first gets the spare room, up to twice its width."""
     numbers = range(len(columns))
     rest = width - sum(column.width + GAP for column in columns) + GAP
     left_out: set[int] = set()
@@ -142,7 +139,7 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def host_row(host: Watched, now: float, limit: float) -> Row:
-    """Return the row of a host: its figures, or why there are none that are not old."""
+    """Return the row of a host: its figures, or why there are no current ones."""
     state = host.state(now, limit)
     cells = {"host": printable(host.name), "state": state.value,
              "age": age_text(host.age(now))}
@@ -160,7 +157,7 @@ def host_row(host: Watched, now: float, limit: float) -> Row:
         "user": percent(figures.user), "kernel": percent(figures.kernel),
         "iowait": percent(figures.iowait), "idle": percent(figures.idle),
         "memory": memory,
-        # There is no room for more than a few.
+        # There is room for only a few.
         "cells": " ".join(map(brief, figures.cells[:FEW])) or UNKNOWN,
         "huge": " ".join(f"{free}x{page_size_text(size)}" for size, free in figures.huge[:FEW])
                 or UNKNOWN,
@@ -179,11 +176,11 @@ def ordered(hosts: Iterable[Watched], column: Column, *, reverse: bool = False, 
     ----------
     hosts : iterable of Watched
     column : Column
-        One that can be sorted by.
+        A column with an `order`.
     reverse : bool
-        Whether to sort against the order that the column has of itself.
+        Whether to reverse the column's own order.
     wanted : str
-        Part of a name, in whatever case.
+        Part of a name, in any case.
     """
     assert column.order is not None
     wanted = wanted.casefold()
@@ -193,7 +190,7 @@ def ordered(hosts: Iterable[Watched], column: Column, *, reverse: bool = False, 
     return [host for _, host in known] + [host for key, host in keyed if key is None]
 
 
-# ---- one host, closely --------------------------------------------------------------------------
+# ---- one host in detail -------------------------------------------------------------------------
 
 CPU_COLUMNS = (
     Column("cpu", "CPU", 5), Column("busy", "Busy", 6), Column("graph", "History", 40, rank=9),
@@ -220,7 +217,7 @@ def cpu_row(host: Watched, cpu: int) -> Row:
 
 
 def cell_columns(host: Watched) -> list[Column]:
-    """Return the columns for the NUMA cells of a host, which has pages of its own sizes."""
+    """Return the columns for a host's NUMA cells, with the host's own page sizes."""
     snapshot = host.good and host.good.snapshot
     pages = snapshot and snapshot.free_pages
     return [Column("cell", "Cell", 5), Column("free", "Free", 8), Column("total", "Total", 8), *(
@@ -257,7 +254,7 @@ def cell_row(host: Watched, cell: int) -> Row:
 
 
 def host_lines(host: Watched, now: float, limit: float) -> list[tuple[str, str]]:
-    """Return what is said of a host as a whole: lines, each with its colour."""
+    """Return lines about a host as a whole, each with its colour."""
     state = host.state(now, limit)
     trusted = state in (State.FRESH, State.PARTIAL)
     age = age_text(host.age(now))
@@ -270,7 +267,7 @@ def host_lines(host: Watched, now: float, limit: float) -> list[tuple[str, str]]
         return lines
     figures, snapshot = figures_of(host.good), host.good.snapshot
     assert snapshot is not None
-    # What is from before the trouble looks like it.
+    # Figures from before the trouble are dimmed.
     colour = "" if trusted else "dim"
     info = snapshot.node_info
     if info is not None:

@@ -1,4 +1,4 @@
-"""A table on a terminal, of as many rows as there are."""
+"""A table on a terminal, with any number of rows."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,14 +20,14 @@ from pyvirhost.cli.top.rows import GAP, Column, Row, fitting
 
 STYLES = {State.WAITING: Style(dim=True), State.FRESH: Style(), State.PARTIAL: Style(),
           State.STALE: Style(dim=True), State.FAILED: Style(color="red")}
-# Not reversed, which would turn a graph into its opposite.
+# Not reversed, which would invert a graph.
 CURSOR = Style(bgcolor="grey27", bold=True)
 
 
 class Table(ScrollView, can_focus=True):
-    """Rows of text under a line of titles, of which only those in sight are ever made.
+    """Rows of text under a line of titles. Only rows in sight are ever made.
 
-    So a thousand rows cost what forty do, and lines that stay the same are not drawn again.
+    So a thousand rows cost as much as forty, and unchanged lines are not redrawn.
     """
 
     DEFAULT_CSS = "Table { overflow-x: hidden; }"
@@ -39,7 +39,7 @@ class Table(ScrollView, can_focus=True):
     ]
 
     class Chosen(Message):
-        """Somebody wants to know more of a row."""
+        """The user chose a row to see more about it."""
 
         def __init__(self, row: Any) -> None:
             super().__init__()
@@ -54,15 +54,15 @@ class Table(ScrollView, can_focus=True):
         self.titles: dict[str, str] = {}
         self.cursor = 0
         self.moved = False
-        """Whether somebody has chosen a row, which then is followed to wherever it goes."""
+        """Whether the user has moved to a row, which the cursor then follows."""
 
     @property
     def selected(self) -> Any:
-        """The row under the cursor, if there is any."""
+        """The row under the cursor, if any."""
         return self.rows[self.cursor] if self.rows else None
 
     def show(self, rows: Sequence[Any], make: Callable[[Any], Row] = lambda row: row) -> None:
-        """Show rows, each as the text that `make` makes of it."""
+        """Show rows, each as the text that `make` returns for it."""
         selected, cursor, before = self.selected, self.cursor, self.made
         if len(rows) != len(self.rows):
             self.virtual_size = Size(0, len(rows) + 1)
@@ -82,20 +82,20 @@ class Table(ScrollView, can_focus=True):
             self.follow()
 
     def row(self, index: int) -> Row:
-        """Return the text of a row. Where none can be made of it that is what the row says."""
+        """Return the text of a row, or a row that says why it can't be made."""
         try:
             return self.make(self.rows[index])
         except Exception as error:
             return Row({}, {}, State.FAILED, printable(f"{type(error).__name__}: {error}"))
 
     def title(self, titles: dict[str, str]) -> None:
-        """Show other titles for some of the columns, by their names."""
+        """Show other titles for some columns, given by name."""
         if titles != self.titles:
             self.titles = titles
             self.refresh()
 
     def in_sight(self) -> range:
-        """Return the numbers of the rows that can be seen, where there are so many."""
+        """Return the numbers of the rows in sight, as if there were rows enough."""
         start = self.scroll_offset.y
         return range(start, start + max(self.size.height - 1, 0))
 
@@ -108,7 +108,7 @@ class Table(ScrollView, can_focus=True):
             self.scroll_to(y=self.cursor - len(rows) + 1, animate=False, immediate=True)
 
     def action_move(self, rows: int) -> None:
-        """Move the cursor; in the first row it stays there, whichever host that is."""
+        """Move the cursor; in the first row it stays put, whichever host is there."""
         earlier = self.cursor
         self.cursor = max(0, min(earlier + rows, len(self.rows) - 1))
         self.moved = self.cursor > 0
@@ -117,11 +117,11 @@ class Table(ScrollView, can_focus=True):
         self.follow()
 
     def action_page(self, pages: int) -> None:
-        """Move the cursor by as much as there is to see."""
+        """Move the cursor by as many rows as are in sight."""
         self.action_move(pages * len(self.in_sight()))
 
     def action_choose(self) -> None:
-        """Say that somebody wants to know more."""
+        """Post that the user chose the row under the cursor."""
         if self.rows:
             self.post_message(self.Chosen(self.selected))
 
@@ -132,13 +132,13 @@ class Table(ScrollView, can_focus=True):
             self.action_move(row - self.cursor)
 
     def on_resize(self) -> None:
-        """Draw all of it anew."""
+        """Redraw everything."""
         self.made = {}
         self.virtual_size = Size(0, len(self.rows) + 1)
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """Return a line of what is in sight."""
+        """Return a line of the visible part."""
         width = self.size.width
         base = self.rich_style
         columns = fitting(self.columns, width)
@@ -159,18 +159,17 @@ class Table(ScrollView, can_focus=True):
 
 
 def line(columns: Sequence[Column], row: Row, style: Style, width: int) -> Strip:
-    """Return a row as a line, its message where its cells end."""
+    """Return a row as a line, with its message where its cells end."""
     segments = []
     for column in columns:
         if column.name not in row.cells and row.message:
             segments.append(Segment(row.message, style))
             break
-        # Cut to its width first, since a cell may hold letters of double width, and only then put
-        # to the right.
+        # set_cell_size counts in cells, since a text may hold characters of double width.
         text = row.cells.get(column.name, "")
         if not column.left:
             text = text.rjust(column.width)
-        # What is not fresh does not shine.
+        # Stale figures have no colours.
         colour = row.colours.get(column.name) if row.state is not State.STALE else None
         segments.append(Segment(set_cell_size(text, column.width),
                                 style + Style(color=colour) if colour else style))
