@@ -6,6 +6,10 @@ ARGS ?=
 THREADS ?= 4
 QUICK ?=
 COMPARE ?=
+SECONDS ?= 600
+SEED ?= $(shell od -An -N3 -tu4 /dev/urandom)
+PART ?=
+FIRST ?= 0
 FREETHREADED ?=
 
 # Test files whose tests may each run in many threads at once.
@@ -19,7 +23,7 @@ export PYTHON PIP_PREFER_BINARY
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help run test test-memory test-freethreaded test-in-threads test-threads test-races
-.PHONY: bench lint clean
+.PHONY: fuzz bench lint clean
 .NOTPARALLEL:  # one pip at a time in the environment
 
 help:
@@ -29,6 +33,7 @@ help:
 	@echo "make test-freethreaded   run them where there is no GIL, some in many threads at once;"
 	@echo "             PYTHON names the interpreter, such as python3.13t"
 	@echo "make test-threads   run those that start threads under ThreadSanitizer"
+	@echo "make fuzz    do odd things at random for SECONDS ($(SECONDS)), as SEED says"
 	@echo "make bench   measure against libvirt-python and C, in five minutes, with QUICK=1 in one;"
 	@echo "             COMPARE names an earlier build/bench.json, FREETHREADED a python3.13t"
 	@echo "make lint    check the sources and the type stubs"
@@ -66,6 +71,11 @@ test-threads:
 test-races: $(VENV)/freethreaded-group
 	@.ci/packages test
 	$(BIN)/python .ci/races.py $(THREAD_SAFE)
+
+fuzz: $(VENV)/installed $(VENV)/test-group
+	@.ci/packages test
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(strip $(SEED)) \
+	    --first $(FIRST) $(if $(PART),--only $(PART))
 
 bench: $(VENV)/installed $(VENV)/bench-group
 	@.ci/packages bench

@@ -16,6 +16,11 @@ DIRECTIVES = {
     "annotation_typing": False,
     "auto_pickle": False,
     "autotestdict": False,
+    # Methods of C's kind: Cython's own take any object for self and crash (cython/cython#1903).
+    # inspect takes their signatures from the docstrings.
+    "binding": False,
+    "embedsignature": True,
+    "embedsignature.format": "clinic",
     "freethreading_compatible": True,
 }
 INSTALL_HINT = (

@@ -19,10 +19,11 @@ MODULES = ("_connection", "_errors", "_events", "_results")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 CORE = [f"tests/test_{name}.py"
-        for name in ("arguments", "auth", "connection", "errors", "nomemory", "rates", "results",
-                     "snapshot", "xml")]
-# Thousands of calls or races against the clock, of which valgrind makes minutes.
-NOT_VALGRIND = ["-k", "not whatever and not threads and not forked and not blocks"]
+        for name in ("arguments", "auth", "connection", "errors", "fuzz", "nomemory", "rates",
+                     "results", "snapshot", "xml")]
+# Thousands of calls or races against the clock, of which valgrind makes minutes, and the fuzzer's
+# processes, which it does not follow.
+NOT_VALGRIND = ["-k", "not fuzz and not whatever and not threads and not forked and not blocks"]
 
 
 class Fault(NamedTuple):

@@ -166,22 +166,28 @@ cdef struct OnlineCPUs:
 
 cdef inline int read_cpu_map(lib.virConnectPtr handle, OnlineCPUs *cpus,
                              unsigned int flags) noexcept nogil:
+    # What can't be read leaves a map of no CPU, which a snapshot may have read before.
     cdef int outcome = READ
+    cdef int present
     free(cpus.bits)
     cpus.bits = NULL
     cpus.online = 0
-    cpus.present = lib.virNodeGetCPUMap(handle, &cpus.bits, &cpus.online, flags)
-    if cpus.present < 0:
-        return REFUSED
+    cpus.present = 0
+    present = lib.virNodeGetCPUMap(handle, &cpus.bits, &cpus.online, flags)
     # libvirt does not tell the bitmap's size, nor hold what a server sent against the number of
     # CPUs.
-    if cpus.present > <int>MAX_CPUS:
+    if present < 0:
+        outcome = REFUSED
+    elif present > <int>MAX_CPUS:
         outcome = TOO_MANY_CPUS
-    elif (<size_t>cpus.present + 7) // 8 > malloc_usable_size(cpus.bits):
+    elif (<size_t>present + 7) // 8 > malloc_usable_size(cpus.bits):
         outcome = SHORT_MAP
-    if outcome != READ:
+    if outcome == READ:
+        cpus.present = present
+    else:
         free(cpus.bits)
         cpus.bits = NULL
+        cpus.online = 0
     return outcome
 
 

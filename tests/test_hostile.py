@@ -18,6 +18,7 @@ from hostile import (
     SENSELESS,
     UNCERTAIN,
     UNFINISHED,
+    Answers,
     Hostile,
     lies,
     longs,
@@ -240,6 +241,18 @@ def test_no_cpu_map_is_shorter_than_its_cpus(plain):
         assert list(connection.cpu_map()) == list(range(8))
         plain.misbehave(lies(body=text(b"\xff" * 2048) + numbers(16384, 16384)), GO_ON)
         assert len(list(connection.cpu_map())) == 16384
+
+
+@pytest.mark.parametrize("present", [-1, 1000, 16384, 20000, 2**31 - 1])
+def test_a_map_of_no_cpus_stays_one_when_it_is_read_again(daemon, present):
+    get_cpu_map = 293
+    with Answers(daemon) as answers, pyvirhost.open(answers.test_uri) as connection:
+        answers.replies[get_cpu_map] = [text(b"") + numbers(0, 0), text(b"") + numbers(7, present)]
+        snapshot = connection.snapshot(["cpu_map", "per_cpu_stats"])
+        walk(snapshot.cpu_map)
+        assert (list(snapshot.cpu_map), len(snapshot.cpu_map), snapshot.cpu_map.online) == (
+            [], 0, 0)
+        assert snapshot.errors.keys() == {"per_cpu_stats"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 1000, 2**31 - 1, -1])

@@ -40,9 +40,9 @@ def works(connection):
 """
 
 
-def run(program, *arguments, **environment):
+def run(program, *arguments, before="", **environment):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LIMITED) + textwrap.dedent(program), *arguments],
+        [sys.executable, "-c", LIMITED + before + textwrap.dedent(program), *arguments],
         capture_output=True, text=True, timeout=80,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment})
     assert (done.returncode, done.stderr) == (0, "")
@@ -62,7 +62,7 @@ def test_opening_with_any_number_of_free_descriptors(daemon, driver, options):
         pyvirhost.open(uri, **options).close()  # once, so that what is loaded once is
         wait_until(lambda: used() == before, "the connection to close")
         outcomes = []
-        for limit in range(64):
+        for limit in range(201):
             connection = limited(limit, lambda: attempt(lambda: pyvirhost.open(uri, **options)))
             outcomes.append(works(connection))
             if outcomes[-1]:
@@ -70,7 +70,7 @@ def test_opening_with_any_number_of_free_descriptors(daemon, driver, options):
                 connection.close()
                 wait_until(lambda: used() == before, "the connection to close")
         first = outcomes.index(True)
-        assert outcomes == [False] * first + [True] * (64 - first)
+        assert outcomes == [False] * first + [True] * (201 - first)
         assert 2 <= first - before <= 12, (first, before)
         print("end")
     """, uri, repr(options)) == "end\n"
@@ -92,6 +92,103 @@ def test_the_loop_starts_with_any_number_of_free_descriptors(daemon, free):
             assert loop.running
         print(error is None)
     """, daemon.test_uri, str(free)) == f"{free >= 9}\n"
+
+
+def test_the_loop_starts_under_any_limit(daemon):
+    assert run("""
+        pyvirhost.initialize()
+        loop = pyvirhost.EventLoop()
+        outcomes = []
+        for limit in range(3, 201):
+            if os.fork() == 0:
+                error = limited(limit, lambda: attempt(loop.start))
+                assert loop.running == (error is None)
+                os._exit(7 if error is None else 8)
+            outcomes.append(os.waitstatus_to_exitcode(os.wait()[1]))
+        first = outcomes.index(7)
+        assert outcomes == [8] * first + [7] * (198 - first), outcomes
+        print("end")
+    """) == "end\n"
+
+
+# Each asks twenty hosts of one daemon, and returns what each said, or its error.
+MANY = """
+uri = sys.argv[1]
+hosts = [pyvirhost.Host(name=str(number), uri=uri, keepalive=eval(sys.argv[3]))
+         for number in range(20)]
+
+def poll():
+    outcomes = {}
+    with pyvirhost.Poller(hosts, interval=0.02, timeout=20, fields=["node_info"]) as poller:
+        for sample in poller:
+            outcomes.setdefault(sample.host, sample.error or sample.snapshot)
+            if len(outcomes) == len(hosts):
+                return outcomes
+
+def poll_once():
+    samples = pyvirhost.poll_once(hosts, timeout=20, fields=["node_info"])
+    return {name: sample.error or sample.snapshot for name, sample in samples.items()}
+
+def ask():
+    with pyvirhost.Fleet(hosts) as fleet:
+        return {answer.host.name: answer.error or answer.result
+                for answer in fleet.ask(pyvirhost.Connection.node_info, timeout=20)}
+
+sweep = globals()[sys.argv[2]]
+"""
+
+
+@pytest.mark.parametrize(("way", "keepalive"), [
+    ("poll", (5, 3)), ("poll_once", None), ("ask", None)])
+def test_each_of_many_hosts_has_a_sample_or_an_error_under_any_limit(daemon, way, keepalive):
+    assert run("""
+        pyvirhost.EventLoop().start()
+        before = used()
+        sweep()  # once, so that what is loaded once is
+        wait_until(lambda: used() <= before, "the connections to close")
+        good = {}
+        for limit in range(3, 201):
+            outcomes = limited(limit, sweep)
+            assert len(outcomes) == 20, outcomes
+            errors = [error for error in outcomes.values() if isinstance(error, BaseException)]
+            for error in errors:
+                assert type(error) is OSError and error.errno == errno.EMFILE, repr(error)
+                assert "ulimit -n" in str(error), error
+            good[limit] = 20 - len(errors)
+            wait_until(lambda: used() <= before, "the connections to close")
+        assert all(good[limit] == 0 for limit in range(3, before + 9)), good
+        # Two for each connection, those of opening it, and those that stay free.
+        assert all(good[limit] == 20 for limit in range(before + 130, 201)), good
+        assert 0 < sum(0 < count < 20 for count in good.values()), good
+        print("end")
+    """, daemon.test_uri, way, repr(keepalive), before=MANY) == "end\n"
+
+
+@pytest.mark.parametrize("way", ["poll", "poll_once", "ask"])
+def test_many_hosts_where_no_thread_can_be_started(daemon, way):
+    assert run("""
+        threading.stack_size(2**47)
+        try:
+            sweep()
+        except RuntimeError as error:
+            assert "RLIMIT_NPROC" in str(error), error
+            print("refused")
+        threading.stack_size(0)
+        outcomes = sweep()
+        assert all(not isinstance(outcome, BaseException) for outcome in outcomes.values())
+        # It has its own thread, and can't get one for its hosts.
+        start_clock = pyvirhost.poll.clock.Clock.start
+        def start(clock):
+            threading.stack_size(0)
+            start_clock(clock)
+            threading.stack_size(2**47)
+        pyvirhost.poll.clock.Clock.start = start
+        outcomes = sweep()
+        assert len(outcomes) == 20
+        for error in outcomes.values():
+            assert type(error) is RuntimeError and "RLIMIT_NPROC" in str(error), repr(error)
+        print("end")
+    """, daemon.test_uri, way, "None", before=MANY) == "refused\nend\n"
 
 
 def test_fifty_threads_open_at_once_near_the_limit(daemon):

@@ -119,6 +119,17 @@ def test_a_result_made_in_spite_of_that_is_empty_and_harmless(results):
                 assert not kind.__getitem__(empty, key)
 
 
+def test_no_method_takes_another_object_for_itself(results):
+    kinds = {type(result) for result in results if not isinstance(result, tuple)}
+    for kind in kinds | {pyvirhost.HostSnapshot}:
+        for owner in kind.__mro__[:-1]:
+            for name, method in vars(owner).items():
+                if callable(method) and name != "__new__":
+                    for other in (1, "text", object(), kind):
+                        with pytest.raises(TypeError):
+                            method(other)
+
+
 def test_to_dict_speaks_of_every_value(results):
     for result in results:
         if isinstance(result, pyvirhost.StatsTable):
