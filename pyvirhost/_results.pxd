@@ -1,6 +1,6 @@
 cimport libvirt as lib
 
-from pyvirhost._readings cimport OnlineCPUs, Readings, Source, Table
+from pyvirhost._readings cimport SOURCES, OnlineCPUs, Readings, Source, Table
 
 
 cdef struct FieldName:
@@ -11,6 +11,7 @@ cdef struct FieldName:
 cdef class FieldLayout:
     cdef tuple names
     cdef str unit
+    cdef bint of_cpus
     cdef dict positions
     cdef FieldName *c_names
     cdef Py_ssize_t count
@@ -23,6 +24,7 @@ cdef class Learned:
     cdef FieldLayout cpu
     cdef FieldLayout host_memory
     cdef FieldLayout cell_memory
+    cdef int counts[SOURCES]  # of the fields of each
     cdef int cell_count
     cdef tuple host_page_sizes
     cdef str host_uri

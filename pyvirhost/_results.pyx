@@ -176,6 +176,7 @@ cdef FieldLayout layout_of(tuple names, str unit):
         layout.positions[names[i]] = i
     layout.names = names
     layout.unit = unit
+    layout.of_cpus = unit == "ns"
     layout.count = len(names)
     return layout
 
@@ -187,10 +188,6 @@ cdef FieldLayout new_layout(const lib.virNodeCPUStats *reading, Py_ssize_t count
 
 
 cdef FieldLayout NO_FIELDS = layout_of((), "ns")
-
-
-cdef inline int known_count(FieldLayout layout) noexcept:
-    return 0 if layout is None else <int>layout.count
 
 
 @cython.final
@@ -213,15 +210,16 @@ cdef class Learned:
         return layout
 
     cdef int field_count(self, Source source) noexcept:
-        return known_count(self.known_layout(source))
+        cdef int count
+        with cython.critical_section(self):
+            count = self.counts[<int>source]
+        return count
 
     cdef void prepare(self, Readings *readings) noexcept:
         # With what need not be asked again.
         with cython.critical_section(self):
             readings.cells = self.cell_count
-            readings.counts[<int>CPU] = known_count(self.cpu)
-            readings.counts[<int>HOST_MEMORY] = known_count(self.host_memory)
-            readings.counts[<int>CELL_MEMORY] = known_count(self.cell_memory)
+            memcpy(readings.counts, self.counts, sizeof(self.counts))
 
     cdef FieldLayout layout(self, Source source, const lib.virNodeCPUStats *reading, int count):
         # The layout of a reading, which is learned.
@@ -230,6 +228,7 @@ cdef class Learned:
             return layout
         layout = new_layout(reading, count, UNITS[source])
         with cython.critical_section(self):
+            self.counts[<int>source] = count
             if source == CPU:
                 self.cpu = layout
             elif source == HOST_MEMORY:
@@ -595,9 +594,12 @@ cdef bint same_values(const unsigned long long *one, const unsigned long long *o
     return count == 0 or memcmp(one, other, count * UINT64_SIZE) == 0
 
 
-cdef Stats empty_stats(FieldLayout layout):
-    cdef Stats result = CPUStats.__new__(CPUStats) if layout.unit == "ns" else (
-        MemoryStats.__new__(MemoryStats))
+cdef inline Stats empty_stats(FieldLayout layout):
+    cdef Stats result
+    if layout.of_cpus:
+        result = CPUStats.__new__(CPUStats)
+    else:
+        result = MemoryStats.__new__(MemoryStats)
     result.values = new_values(layout.count)
     result.layout = layout
     return result
