@@ -159,6 +159,9 @@ lock = RLock()
 cdef object ended = None
 cdef int threads = 0
 
+# After how many seconds a thread that has not ended is woken up once more.
+cdef double AGAIN = 0.1
+
 cdef enum Registered:
     NOTHING
     OURS
@@ -247,14 +250,19 @@ cdef int start() except -1:
 
 
 cdef int stop(double timeout) except -1:
-    # Wakes the thread by a timer that is due at once.
+    # Wakes the thread by a timer that is due at once, and again: a forked process wakes its loop by
+    # the same descriptor as its parent's, and either may read what was meant for the other.
     global ended
+    cdef double waited = 0
     atomic_store(&wanted, 0)
-    if ended is not None:
+    while ended is not None and not 0 <= timeout <= waited:
         with nogil:
             lib.virEventAddTimeout(0, wake_up, NULL, NULL)
-        if not in_loop and ended.acquire(True, timeout):
+        if in_loop:
+            return 0
+        if ended.acquire(True, AGAIN):
             ended = None
+        waited += AGAIN
     return 0
 
 

@@ -91,7 +91,7 @@ class Calls:
         odd = self.odd(random)
         kind = type(result)
         names = sorted({name for owner in kind.__mro__[:-1] for name in vars(owner)})
-        for _ in range(20):
+        for _ in range(100):
             value = odd.value()
             use = random.choice((
                 lambda: result[value],  # noqa: B023
