@@ -46,8 +46,8 @@ FAULTS = {
         sanitizers="AddressSanitizer: heap-buffer-overflow", valgrind="Invalid read"),
     "int that overflows": Fault(
         "_results.pyx",
-        "len(bits) != (<Py_ssize_t>cpus + 7) // 8",
-        "len(bits) != (cpus + 7) // 8",
+        "len(bits) != (<Py_ssize_t>cpus.present + 7) // 8",
+        "len(bits) != (cpus.present + 7) // 8",
         "from pyvirhost import _results; _results._restore_cpu_map(b'', 2**31 - 1, 0)",
         sanitizers="runtime error: signed integer overflow", valgrind=None),
 }

@@ -135,8 +135,8 @@ class Lies:
         name = random.choice(sorted({*CALLS} - PAIRED - DANGEROUS))
         arguments = CALLS[name]
         if name == "snapshot":
-            arguments = (random.choice((pyvirhost.ALL, pyvirhost.ALL,
-                                        random.sample(pyvirhost.ALL, 3))),)
+            arguments = (random.choice((pyvirhost.ALL_FIELDS, pyvirhost.ALL_FIELDS,
+                                        random.sample(pyvirhost.ALL_FIELDS, 3))),)
         # The arguments are right.
         with contextlib.suppress(pyvirhost.LibvirtError):
             walk(call(getattr(connection, name), *arguments))

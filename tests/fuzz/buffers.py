@@ -66,8 +66,9 @@ class Buffers:
     def __init__(self, connections):
         self.connections = connections
         self.results = [result for connection in connections for result in readings(connection)
-                        if type(result).__name__ in ("StatsArray", "StatsTable", "CPUMap",
-                                                     "CellsFreeMemory", "PageCounts")]
+                        if type(result).__name__ in (
+                            "CPUStats", "MemoryStats", "StatsTable", "CPUMap", "CellsFreeMemory",
+                            "PageCounts")]
         for kind in {type(result) for result in self.results}:
             self.results.append(kind.__new__(kind))  # an empty one
 

@@ -202,7 +202,7 @@ class Odd:
         def ask():
             with Answered():
                 connection.node_info()
-                connection.snapshot(pyvirhost.ALL)
+                connection.snapshot(pyvirhost.ALL_FIELDS)
 
         def share():
             with Answered():
@@ -264,7 +264,7 @@ def readings(connection):
                  connection.per_cpu_stats, connection.memory_stats, connection.cells_free_memory,
                  connection.per_cell_memory_stats, functools.partial(connection.free_pages, [4]),
                  connection.memory_parameters, connection.lib_version, connection.security_model,
-                 connection.snapshot, functools.partial(connection.snapshot, pyvirhost.ALL)):
+                 connection.snapshot, functools.partial(connection.snapshot, pyvirhost.ALL_FIELDS)):
         with contextlib.suppress(pyvirhost.LibvirtError):
             results.append(read())
     return results

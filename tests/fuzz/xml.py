@@ -71,7 +71,7 @@ class Documents:
             with contextlib.suppress(pyvirhost.LibvirtError):
                 connection.capabilities()
             with contextlib.suppress(pyvirhost.LibvirtError):
-                walk(connection.snapshot(pyvirhost.ALL))
+                walk(connection.snapshot(pyvirhost.ALL_FIELDS))
             with contextlib.suppress(pyvirhost.LibvirtError):
                 walk(connection.snapshot(["free_pages"]))
 
