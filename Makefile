@@ -87,11 +87,12 @@ endif
 	    $(if $(COMPARE),--compare "$(COMPARE)") \
 	    $(if $(FREETHREADED),--free-threaded .venv-freethreaded/bin/python)
 
-lint: $(VENV)/installed $(VENV)/lint-group
+lint: $(VENV)/installed $(VENV)/lint-group $(VENV)/test-group
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint pyvirhost include  # it starts pycodestyle
 	$(BIN)/python setup.py -q build_ext --strict --force --build-lib build/strict --build-temp build/strict
 	$(BIN)/mypy pyvirhost
+	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks
 	$(BIN)/stubtest pyvirhost --allowlist tests/stubtest.allowlist --ignore-unused-allowlist
 
 clean:

@@ -46,7 +46,7 @@ def opener(contestant, uri):
 
     import libvirt
 
-    def sweep(hosts):
+    def sweep(hosts):  # type: ignore[no-redef]
         for host in hosts:
             host.getInfo()
             host.getCPUStats(-1)

@@ -182,7 +182,7 @@ class Daemon:
         }
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*start, *command], env=environment, stdin=subprocess.DEVNULL, stdout=log,
+                [*start, *command], env=environment, stdin=subprocess.DEVNULL, stdout=log,  # type: ignore[list-item]
                 stderr=log)
         try:
             wait_until(self.answers, "the daemon's socket")

@@ -138,11 +138,11 @@ def try_results():
             host.snapshot(pyvirhost.ALL_FIELDS), host.snapshot(["free_memory"]),
             pyvirhost.SecurityModel("model", "doi"),
             # None of them is among the small numbers of which Python has one each.
-            _results._restore_cells_free_memory(0, tuple(range(1000, 1020))),
-            _results._restore_stats_table(
+            _results._restore_cells_free_memory(0, tuple(range(1000, 1020))),  # type: ignore[attr-defined]
+            _results._restore_stats_table(  # type: ignore[attr-defined]
                 tuple(range(1000, 1020)), ("a", "b"), "ns", tuple(range(1000, 1040))),
-            _results._restore_page_counts((1000, 2000), 0, 10, tuple(range(1000, 1020))),
-            _results._restore_typed_parameters(
+            _results._restore_page_counts((1000, 2000), 0, 10, tuple(range(1000, 1020))),  # type: ignore[attr-defined]
+            _results._restore_typed_parameters(  # type: ignore[attr-defined]
                 {"a": 1000, "b": 1.5, "c": "text", "d": True},
                 {"a": "uint", "b": "double", "c": "string", "d": "boolean"})]
     for result in results:

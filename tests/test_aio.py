@@ -36,7 +36,7 @@ def test_every_call_can_be_awaited():
             with pytest.raises(TypeError):
                 await host.compare_cpu(None)
             with pytest.raises(TypeError):
-                await host.node_info(1)
+                await host.node_info(1)  # type: ignore[call-arg]
         assert host.closed
         with pytest.raises(pyvirhost.ConnectionClosedError):
             await host.node_info()
@@ -271,7 +271,7 @@ def test_it_takes_the_callables_that_a_connection_takes(daemon):
             await host.register_close_callback(getattr)
             await host.unregister_close_callback()
             with pytest.raises(TypeError, match=r"^callback must take 2 arguments"):
-                await host.register_close_callback(lambda: None)
+                await host.register_close_callback(lambda: None)  # type: ignore[misc]
             with pytest.raises(TypeError, match=r"^callback must be callable"):
                 await host.register_close_callback(5)
 
@@ -287,7 +287,7 @@ def test_a_loop_that_ends_first(own_daemon):
         host = await pyvirhost.aio.open(own_daemon.test_uri)
         own_daemon.process.send_signal(signal.SIGSTOP)
         asyncio.create_task(host.node_info())  # noqa: RUF006
-        asyncio.create_task(pyvirhost.aio.open(own_daemon.test_uri)._open())  # noqa: RUF006
+        asyncio.create_task(pyvirhost.aio.open(own_daemon.test_uri)._open())  # type: ignore[attr-defined]  # noqa: RUF006
         await asyncio.sleep(0.01)
         return host
 
@@ -302,7 +302,7 @@ def test_a_close_callback_runs_in_the_loop(own_daemon):
         lost = asyncio.get_running_loop().create_future()
         async with pyvirhost.aio.open(own_daemon.test_uri, keepalive=(1, 2)) as host:
             with pytest.raises(TypeError):
-                await host.register_close_callback(lambda: None)
+                await host.register_close_callback(lambda: None)  # type: ignore[misc]
             await host.register_close_callback(
                 lambda connection, reason: lost.set_result(
                     (connection, reason, threading.current_thread())))

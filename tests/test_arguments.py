@@ -293,7 +293,7 @@ def test_too_many_arguments_are_type_errors(connection):
     with pytest.raises(TypeError):
         connection.cpu_stats(0, 0, None)
     with pytest.raises(TypeError):
-        pyvirhost.open("test:///default", True)
+        pyvirhost.open("test:///default", True)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         connection.close(1)
 

@@ -161,17 +161,17 @@ def test_answers_may_be_members_of_an_enum(uri):
 def test_opening_frees_what_it_was_given(uri):
     class Answers:
         def __call__(self, credentials):
-            return [None] if self.decline else ["nopass"]
+            return [None] if self.decline else ["nopass"]  # type: ignore[attr-defined]
 
     answers = Answers()
     before = sys.getrefcount(answers)
-    for answers.decline in (False, True):
+    for answers.decline in (False, True):  # type: ignore[attr-defined]
         for timeout in (None, 20):
             for _ in range(20):
                 try:
                     pyvirhost.open(uri, auth=answers, timeout=timeout).close()
                 except pyvirhost.AuthenticationError:
-                    assert answers.decline
+                    assert answers.decline  # type: ignore[attr-defined]
     gc.collect()
     assert sys.getrefcount(answers) == before
 
@@ -179,7 +179,7 @@ def test_opening_frees_what_it_was_given(uri):
 def test_an_answer_that_takes_too_long(uri):
     over = threading.Event()
     with pytest.raises(pyvirhost.OperationTimeoutError, match=r"took longer than 0.05 s"):
-        pyvirhost.open(uri, auth=lambda _: over.wait(20) and ["nopass"], timeout=0.05)
+        pyvirhost.open(uri, auth=lambda _: over.wait(20) and ["nopass"], timeout=0.05)  # type: ignore[return-value]
     over.set()
     # Its end would otherwise fall into some later test.
     wait_until(lambda: not threads_named("pyvirhost-open"),

@@ -54,10 +54,10 @@ def python(text, *arguments):
 def bench(tmp_path):
     """A function that runs the suite with the given parts, and the file it keeps samples in."""
     def bench(parts):
-        return python(SUITE.format(parts=f"parts = {parts}"), "--output", bench.output,
+        return python(SUITE.format(parts=f"parts = {parts}"), "--output", bench.output,  # type: ignore[attr-defined]
                       "--pictures", tmp_path)
 
-    bench.output = tmp_path / "bench.json"
+    bench.output = tmp_path / "bench.json"  # type: ignore[attr-defined]
     return bench
 
 

@@ -152,12 +152,12 @@ def test_connections_in_reference_cycles_are_collected_from_any_thread(daemon):
     def make():
         for _ in range(40):
             node = Node()
-            node.itself = node
-            node.connection = pyvirhost.open(daemon.test_uri)
-            node.connection.register_close_callback(lambda *_, node=node: None)
-            node.connection.node_info()
+            node.itself = node  # type: ignore[attr-defined]
+            node.connection = pyvirhost.open(daemon.test_uri)  # type: ignore[attr-defined]
+            node.connection.register_close_callback(lambda *_, node=node: None)  # type: ignore[attr-defined]
+            node.connection.node_info()  # type: ignore[attr-defined]
             if len(threading.enumerate()) % 2:
-                node.connection.close()
+                node.connection.close()  # type: ignore[attr-defined]
 
     def collect():
         for _ in range(40):

@@ -171,7 +171,7 @@ def test_a_host_has_its_own_timeout(fleet):
             # Asked again it says so at once, and has no second thread.
             count = threads()
             began = answers["slow"].started_at
-            again, = hosts.ask(name_of, ["slow"])
+            again, = hosts.ask(name_of, ["slow"])  # type: ignore[attr-defined]
             assert isinstance(again.error, pyvirhost.OperationTimeoutError)
             assert again.started_at == pytest.approx(began, abs=0.1)
             assert threads() == count
@@ -353,7 +353,7 @@ def test_a_finaliser_may_use_the_fleet_that_runs_it():
 
     def question(connection):
         last = Last()
-        last.itself = last  # only a collection finds it
+        last.itself = last  # type: ignore[attr-defined]  # only a collection finds it
         return "asked"
 
     with fleet.clock.lock:  # as a worker that is in the middle of its own affairs
@@ -407,7 +407,7 @@ def test_a_clock_does_what_is_due_and_nothing_that_was_called_off():
             now = time.monotonic()
             called_off = [clock.at(now + 30, lambda: done.append("never")) for _ in range(1000)]
             for number in (3, 1, 2):
-                clock.at(now + number / 100, lambda number=number: done.append(number))
+                clock.at(now + number / 100, lambda number=number: done.append(number))  # type: ignore[misc]
             for alarm in called_off:
                 clock.call_off(alarm)
                 clock.call_off(alarm)

@@ -166,7 +166,7 @@ def test_samples_are_values():
     assert contents["snapshot"]["free_memory"] == 3145728
     assert contents["error"] is contents["rates"] is None
     with pytest.raises(AttributeError):
-        sample.host = "b"
+        sample.host = "b"  # type: ignore[misc]
     bad = pyvirhost.poll_once({"a": "nonsense:///"})["a"]
     assert str(pickle.loads(pickle.dumps(bad)).error) == str(bad.error)
     assert bad.to_dict()["error"] == {

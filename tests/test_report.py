@@ -58,7 +58,7 @@ KEYS = {
         "free_pages": [{"page_size_bytes": int, "free": int}],
     }],
     "ksm": None,
-    "security_model": SECURITY_MODEL and {"model": str, "doi": str},
+    "security_model": SECURITY_MODEL and {"model": str, "doi": str},  # type: ignore[dict-item]
     "errors": {place: {"type": str, "message": str} for place in NOT_SUPPORTED},
 }
 CPU_TIME = {
@@ -169,7 +169,7 @@ def test_the_values_are_in_bytes_and_seconds():
     for cell, known in zip(report["cells"], CELLS, strict=True):
         # Of free pages, libvirt 9.0 tells other numbers than 11.3.
         assert cell | {"free_pages": None} == known | {"free_pages": None}
-        sizes = [pages["page_size_bytes"] for pages in known["free_pages"]]
+        sizes = [pages["page_size_bytes"] for pages in known["free_pages"]]  # type: ignore[attr-defined]
         with pyvirhost.open(TEST) as connection:
             free = connection.free_pages([size // 1024 for size in sizes], 0, 2)
         assert cell["free_pages"] == [
@@ -299,7 +299,7 @@ class NoDriver:
 
 def test_a_driver_that_supports_nothing_has_a_report():
     report = collect(NoDriver())
-    identity = dict.fromkeys(KEYS["identity"])
+    identity = dict.fromkeys(KEYS["identity"])  # type: ignore[call-overload]
     places = [*(f"identity.{key}" for key in identity), "node", "cpu_map", "cpu_time.total",
               "cpu_time.per_cpu", "memory.free_bytes", "memory.stats", "cells", "ksm",
               "security_model"]

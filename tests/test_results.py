@@ -108,7 +108,7 @@ def test_results_are_made_by_the_package_only(results):
 def test_a_result_made_in_spite_of_that_is_empty_and_harmless(results):
     for kind in {type(result) for result in results} - {pyvirhost.Version,
                                                         pyvirhost.SecurityModel}:
-        empty = kind.__new__(kind)
+        empty = kind.__new__(kind)  # type: ignore[call-overload]
         assert empty == pickle.loads(pickle.dumps(empty))
         assert isinstance(repr(empty), str)
         assert all(not value for value in empty.to_dict().values())
@@ -135,8 +135,8 @@ def test_to_dict_speaks_of_every_value(results):
         if isinstance(result, pyvirhost.StatsTable):
             assert result.to_dict() == {number: dict(row) for number, row in result.items()}
         elif isinstance(result, Mapping):
-            assert result.to_dict() == dict(result) == {key: result[key] for key in result}
-            assert result == result.to_dict()
+            assert result.to_dict() == dict(result) == {key: result[key] for key in result}  # type: ignore[attr-defined]
+            assert result == result.to_dict()  # type: ignore[attr-defined]
         elif isinstance(result, pyvirhost.NodeInfo):
             assert all(getattr(result, name) == value for name, value in result.to_dict().items())
 
@@ -265,22 +265,22 @@ def test_buffers_need_no_numpy(connection):
 def test_stats_are_a_mapping_with_attributes(connection):
     stats = connection.cpu_stats()
     assert isinstance(stats, Mapping)
-    assert stats.fields == tuple(stats) == tuple(stats.keys())
-    assert stats["user"] == stats.user == stats.get("user") == 9797400000
+    assert stats.fields == tuple(stats) == tuple(stats.keys())  # type: ignore[attr-defined]
+    assert stats["user"] == stats.user == stats.get("user") == 9797400000  # type: ignore[attr-defined]
     assert "user" in stats
     assert "steal" not in stats
     assert None not in stats
     assert stats.get("steal", 7) == 7
-    assert stats.intr is None
+    assert stats.intr is None  # type: ignore[attr-defined]
     with pytest.raises(KeyError, match="intr"):
         stats["intr"]
     with pytest.raises(KeyError, match="steal"):
         stats["steal"]
     with pytest.raises(AttributeError, match="'steal'; the server reports user, kernel"):
-        stats.steal  # noqa: B018
+        stats.steal  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(TypeError, match="unhashable"):
         stats[[]]
-    assert {**stats} == stats.to_dict()
+    assert {**stats} == stats.to_dict()  # type: ignore[attr-defined]
 
 
 CPU_FIELDS = ("kernel", "user", "idle", "iowait", "intr", "guest", "utilization")
@@ -306,7 +306,7 @@ def test_the_rows_of_a_table_are_what_one_reading_is(qemu):
         assert row is type(one)
         assert {row.unit for row in table.values()} == {one.unit} == {table.unit}
         assert type(pickle.loads(pickle.dumps(table))[0]) is type(one)
-    assert pyvirhost.StatsTable[row].__origin__ is pyvirhost.StatsTable  # in an annotation
+    assert pyvirhost.StatsTable[row].__origin__ is pyvirhost.StatsTable  # type: ignore[attr-defined, valid-type]  # in an annotation
 
 
 def test_stats_in_base_units(connection, qemu):
@@ -381,9 +381,9 @@ def test_out_of_another_kind_is_refused_and_unchanged(qemu, connection):
 def test_stats_table_maps_numbers_to_rows(connection):
     table = connection.per_cpu_stats()
     assert isinstance(table, Mapping)
-    assert (len(table), list(table), table.index) == (3, [0, 2, 4], (0, 2, 4))
+    assert (len(table), list(table), table.index) == (3, [0, 2, 4], (0, 2, 4))  # type: ignore[attr-defined]
     assert table[2] == connection.cpu_stats(2)
-    assert table[2].unit == table.unit == "ns"
+    assert table[2].unit == table.unit == "ns"  # type: ignore[attr-defined]
     assert 2 in table
     assert 1 not in table
     assert table.get(1) is None
@@ -430,7 +430,7 @@ def test_cpu_map_is_a_set(connection):
     assert cpu_map & {2, 3} == {2, 3} & cpu_map == {2}
     assert cpu_map.isdisjoint([1, 3])
     assert cpu_map != [0, 2, 4]
-    for nonsense in (lambda: cpu_map & [0], lambda: [0] - cpu_map, lambda: cpu_map < 1):
+    for nonsense in (lambda: cpu_map & [0], lambda: [0] - cpu_map, lambda: cpu_map < 1):  # type: ignore[operator]
         with pytest.raises(TypeError, match=r"unsupported operand|not supported"):
             nonsense()
 
@@ -446,7 +446,7 @@ def test_cpu_maps_of_other_hosts_are_not_equal(connection):
 def test_cells_free_memory_is_asked_by_cell_number(connection):
     cells = connection.cells_free_memory()
     assert isinstance(cells, Mapping)
-    assert (len(cells), list(cells), cells.start_cell) == (2, [0, 1], 0)
+    assert (len(cells), list(cells), cells.start_cell) == (2, [0, 1], 0)  # type: ignore[attr-defined]
     assert (cells[0], cells[1], sum(cells.values())) == (2097152, 4194304, 6291456)
     second = connection.cells_free_memory(1)
     assert (second.start_cell, second[1], list(second)) == (1, 4194304, [1])

@@ -49,7 +49,7 @@ def packages(folder):
             [*prefix, script, purpose], capture_output=True, text=True, stdin=subprocess.DEVNULL,
             env={**os.environ, "PATH": str(path), "PYTHON": python, **environment})
 
-    packages.path = path
+    packages.path = path  # type: ignore[attr-defined]
     return packages
 
 

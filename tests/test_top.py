@@ -98,7 +98,7 @@ def show(test):
     def run(**fixtures):
         asyncio.run(asyncio.wait_for(test(**fixtures), 90))
 
-    run.__name__, run.__signature__ = test.__name__, inspect.signature(test)
+    run.__name__, run.__signature__ = test.__name__, inspect.signature(test)  # type: ignore[attr-defined]
     return run
 
 

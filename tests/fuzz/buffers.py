@@ -70,7 +70,7 @@ class Buffers:
                             "CPUStats", "MemoryStats", "StatsTable", "CPUMap", "CellsFreeMemory",
                             "PageCounts")]
         for kind in {type(result) for result in self.results}:
-            self.results.append(kind.__new__(kind))  # an empty one
+            self.results.append(kind.__new__(kind))  # type: ignore[call-overload]  # an empty one
 
     def step(self, random):
         random.choice((self.flags, self.flags, self.views, self.consumers, self.reuse,

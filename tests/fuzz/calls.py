@@ -105,7 +105,7 @@ class Calls:
                 lambda: getattr(kind, random.choice(names))(value),  # noqa: B023
                 lambda: getattr(result, random.choice(dir(result)))(value),  # noqa: B023
                 lambda: getattr(result, random.choice(names))(),
-                lambda: kind(value), lambda: walk(kind.__new__(kind)),  # noqa: B023
+                lambda: kind(value), lambda: walk(kind.__new__(kind)),  # type: ignore[call-overload]  # noqa: B023
                 lambda: copy.copy(result), lambda: copy.deepcopy(result), lambda: walk(result),
             ))
             with Answered(*LOOKING):
@@ -185,7 +185,7 @@ class Calls:
                 random.choice((*self.uris, self.bad_uri)),
                 **({"auth": odd.unruly()} if random.random() < 0.2 else {}))
             async with opening as connection:
-                odd.act = connection._connection.close if random.random() < 0.3 else lambda: None
+                odd.act = connection._connection.close if random.random() < 0.3 else lambda: None  # type: ignore[attr-defined]
                 tasks = []
                 for _ in range(6):
                     name = random.choice([name for name in SAFE if hasattr(connection, name)])
