@@ -22,7 +22,7 @@ LINES = 10  # of what a part failed with
 def arguments():
     """Return the command line's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="in about a minute")
+    parser.add_argument("--quick", action="store_true", help="in about two minutes")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"),
                         help="the file to keep all samples in")
     parser.add_argument("--compare", type=Path, metavar="EARLIER",
