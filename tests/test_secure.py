@@ -121,7 +121,7 @@ REFUSED = {
     "an unknown user": (pyvirhost.PasswordAuth("nobody", PASSWORD), "authentication failed"),
     "declining": (lambda _: None, "Failed to collect auth credentials"),
     "too few answers": (lambda _: [USER], "1 answers to 3 questions"),
-    "no answer": (lambda asked: [None] * len(asked), "no answer to .*VIR_CRED_USERNAME"),
+    "no answer": (lambda asked: [None] * len(asked), "no answer to .*CredentialType.USERNAME"),
     "nobody to ask": (None, "authentication failed"),
 }
 
