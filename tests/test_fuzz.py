@@ -44,6 +44,8 @@ FAULTS = {
                           "a byte is another one"),
     "hang": ("time.sleep(60)", "hangs for 1 s at step 3"),
 }
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    FAULTS = {name: fault for name, fault in FAULTS.items() if not name.startswith("keep")}
 PART = """
 import contextlib, ctypes, os, threading, time
 import pyvirhost

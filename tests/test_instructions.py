@@ -102,7 +102,9 @@ def counts(tmp_path_factory):
 @pytest.mark.parametrize("call", LIMITS)
 def test_a_hot_call_adds_little_to_libvirts_own_work(counts, call):
     instructions, _ = counts[call]
-    assert 0 < instructions <= LIMITS[call]
+    # Without a GIL objects have locks of their own.
+    locks = 1.0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 1.05
+    assert 0 < instructions <= LIMITS[call] * locks
 
 
 @pytest.mark.parametrize("call", LIMITS)

@@ -342,7 +342,7 @@ def test_a_server_that_lies_spoils_its_own_samples_only(fleet, kind):
 def test_a_server_that_lies_from_the_beginning(fleet):
     with Hostile(fleet[0]) as hostile:
         hostile.misbehave(UNFINISHED["a huge body without its end"], FALL_SILENT, step=CONNECTED)
-        with Record(pyvirhost.Poller({"liar": hostile.test_uri}, interval=0.3)) as record:
+        with Record(pyvirhost.Poller({"liar": hostile.test_uri}, interval=1)) as record:
             record.error("liar", pyvirhost.OperationTimeoutError)
             hostile.hang_up()
             record.good("liar")
@@ -583,7 +583,8 @@ def test_a_program_may_end_without_stopping_it(fleet):
         import sys
         import pyvirhost
 
-        poller = pyvirhost.Poller({"one": sys.argv[1], "here": "test:///default"}, interval=0.05)
+        poller = pyvirhost.Poller({"one": sys.argv[1], "here": "test:///default"}, interval=0.05,
+                                  timeout=30)
         for _, sample in zip(range(20), poller):
             assert sample.error is None
         print("end")
