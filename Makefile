@@ -33,7 +33,7 @@ help:
 	@echo "make test-freethreaded   run them where there is no GIL, some in many threads at once;"
 	@echo "             PYTHON names the interpreter, such as python3.13t"
 	@echo "make test-threads   run those that start threads under ThreadSanitizer"
-	@echo "make fuzz    do odd things at random for SECONDS ($(SECONDS)), as SEED says"
+	@echo "make fuzz    make random calls for SECONDS ($(SECONDS)), as SEED says"
 	@echo "make bench   measure against libvirt-python and C, in ten minutes, with QUICK=1 in two;"
 	@echo "             COMPARE names an earlier build/bench.json, FREETHREADED a python3.13t"
 	@echo "make lint    check the sources and the type stubs"
