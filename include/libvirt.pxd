@@ -103,7 +103,7 @@ cdef extern from "<libvirt/libvirt.h>" nogil:
     void virTypedParamsClear(virTypedParameterPtr params, int nparams)
     void virTypedParamsFree(virTypedParameterPtr params, int nparams)
 
-    ctypedef void (*virFreeCallback)(void *opaque)
+    ctypedef void (*virFreeCallback)(void *opaque) noexcept nogil
 
     # libvirt-host.h, functions
     int virNodeGetMemoryParameters(virConnectPtr conn, virTypedParameterPtr params, int *nparams,
@@ -168,13 +168,28 @@ cdef extern from "<libvirt/libvirt.h>" nogil:
                           unsigned int flags)
 
     # libvirt-event.h
-    ctypedef void (*virEventHandleCallback)(int watch, int fd, int events, void *opaque)
-    ctypedef void (*virEventTimeoutCallback)(int timer, void *opaque)
-    int virEventRegisterDefaultImpl()
-    int virEventRunDefaultImpl()
-    int virEventAddHandle(int fd, int events, virEventHandleCallback cb, void *opaque,
-                          virFreeCallback ff)
-    int virEventRemoveHandle(int watch)
+    enum:
+        VIR_EVENT_HANDLE_READABLE
+        VIR_EVENT_HANDLE_WRITABLE
+        VIR_EVENT_HANDLE_ERROR
+        VIR_EVENT_HANDLE_HANGUP
+    ctypedef void (*virEventHandleCallback)(int watch, int fd, int events,
+                                            void *opaque) noexcept nogil
+    ctypedef int (*virEventAddHandleFunc)(int fd, int event, virEventHandleCallback cb,
+                                          void *opaque, virFreeCallback ff) noexcept nogil
+    ctypedef void (*virEventUpdateHandleFunc)(int watch, int event) noexcept nogil
+    ctypedef int (*virEventRemoveHandleFunc)(int watch) noexcept nogil
+    ctypedef void (*virEventTimeoutCallback)(int timer, void *opaque) noexcept nogil
+    ctypedef int (*virEventAddTimeoutFunc)(int timeout, virEventTimeoutCallback cb, void *opaque,
+                                           virFreeCallback ff) noexcept nogil
+    ctypedef void (*virEventUpdateTimeoutFunc)(int timer, int timeout) noexcept nogil
+    ctypedef int (*virEventRemoveTimeoutFunc)(int timer) noexcept nogil
+    void virEventRegisterImpl(virEventAddHandleFunc addHandle,
+                              virEventUpdateHandleFunc updateHandle,
+                              virEventRemoveHandleFunc removeHandle,
+                              virEventAddTimeoutFunc addTimeout,
+                              virEventUpdateTimeoutFunc updateTimeout,
+                              virEventRemoveTimeoutFunc removeTimeout)
     int virEventAddTimeout(int frequency, virEventTimeoutCallback cb, void *opaque,
                            virFreeCallback ff)
     int virEventRemoveTimeout(int timer)

@@ -12,7 +12,7 @@ from cpython.mem cimport PyMem_Free
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.limits cimport UINT_MAX
 from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
@@ -109,29 +109,7 @@ cdef void close_in_background(lib.virConnectPtr handle, bint registered) noexcep
 
 # ---- callbacks ----------------------------------------------------------------------------------
 
-# The close callbacks that have not been called: number -> weak reference to the connection, which
-# has the callback. libvirt is given the number only, so that it may call when it likes: whose
-# number is gone is not called.
-cdef dict close_callbacks = {}
-# CloseReason, loaded with the first of them: later there may be no descriptor to load it by.
-cdef object close_reasons = None
-
-
-cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept with gil:
-    cdef Connection connection
-    reference = close_callbacks.pop(<uintptr_t>number, None)
-    connection = None if reference is None else reference()
-    if connection is None:
-        return
-    with cython.critical_section(connection):
-        callback = connection.callback
-    if callback is None:
-        return  # unregistered since
-    try:
-        callback(connection, member(close_reasons, reason))
-    except BaseException as error:
-        PyErr_SetObject(type(error), error)
-        PyErr_WriteUnraisable(callback)
+include "_losses.pxi"
 
 
 cpdef int check_callback(object callback, int arguments, str name) except -1:
@@ -736,10 +714,10 @@ cdef class Connection:
     def register_close_callback(self, callback):
         """Register a function to be called once, when the connection is lost.
 
-        It runs on the event loop's thread or, without an `EventLoop`, on the thread whose call
-        notices the loss. What it raises goes to `sys.unraisablehook`. It may call any method,
-        including `close`. It is not called after `close`, nor once the connection is no longer
-        referenced.
+        One thread calls the callbacks of all connections, one after the other, and does nothing
+        else. Without an `EventLoop`, a loss is noticed only by a call. What a callback raises goes
+        to `sys.unraisablehook`. It may call any method, including `close`. It is not called after
+        `close`, nor once the connection is no longer referenced.
 
         Parameters
         ----------
@@ -752,6 +730,8 @@ cdef class Connection:
             `callback` does not take two arguments.
         ValueError
             A callback is already registered.
+        RuntimeError
+            The thread can't be started.
 
         Notes
         -----
@@ -767,6 +747,7 @@ cdef class Connection:
         from pyvirhost.constants import CloseReason
 
         close_reasons = CloseReason
+        start_telling_losses()
         handle = self.enter()
         try:
             with cython.critical_section(self):

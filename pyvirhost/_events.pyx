@@ -2,10 +2,10 @@
 
 import atexit
 import os
-from _thread import RLock, allocate_lock, start_new_thread
+from _thread import start_new_thread
 
 cimport libvirt as lib
-from libc.errno cimport EMFILE, ENFILE
+from libc.errno cimport EAGAIN, EMFILE, ENFILE
 
 
 cdef extern from *:
@@ -15,24 +15,13 @@ cdef extern from *:
     #include <poll.h>
     #include <stdatomic.h>
     #include <sys/eventfd.h>
-    #include <sys/prctl.h>
     #include <sys/resource.h>
     #include <unistd.h>
 
-    static atomic_int wanted;   /* the number of the loop's thread that is to go on, or 0 */
-    static atomic_int alive;    /* the number of the last of them until it has ended, or 0 */
-    static atomic_int fired;    /* how many wake-up timers have fired */
-    static _Thread_local int in_loop;   /* whether this is such a thread */
-    /* What is registered with libvirt: nothing yet, our choice of its default implementation, or
-       what some other library chose before. libvirt keeps the first for as long as the process
-       lives. Written under the lock, read without. */
+    /* What is registered with libvirt: nothing yet, our implementation, or what some other library
+       chose before. libvirt keeps the first for as long as the process lives. */
     static atomic_int registered;
     static atomic_int promised; /* the descriptors that take_room has promised */
-
-    static void ended_alone(int number)
-    {
-        atomic_compare_exchange_strong(&alive, &number, 0);
-    }
 
     static long descriptor_limit(void)
     {
@@ -82,18 +71,11 @@ cdef extern from *:
     void atomic_store(int *value, int new_value) nogil
     int atomic_fetch_add(int *value, int more) nogil
     int atomic_fetch_sub(int *value, int less) nogil
-    int wanted
-    int alive
-    int fired
-    bint in_loop
     int registered
     int promised
-    void ended_alone(int number) nogil
     long descriptor_limit() nogil
     bint are_free(int count) nogil
     int system_room(int count) nogil
-    int prctl(int option, const char *name) nogil
-    int PR_SET_NAME
 
 
 # ---- file descriptors ---------------------------------------------------------------------------
@@ -133,6 +115,10 @@ cdef void give_room(int descriptors) noexcept nogil:
 
 # ---- threads ------------------------------------------------------------------------------------
 
+cdef str MORE_THREADS = ("raise the limit of threads (ulimit -u, RLIMIT_NPROC, the cgroup's "
+                         "pids.max) or of memory (ulimit -v)")
+
+
 def start_thread(name, function, *arguments):
     # Not by threading.Thread, whose start takes locks in Python, where the exception of a signal
     # handler can leave one locked.
@@ -141,8 +127,7 @@ def start_thread(name, function, *arguments):
     except RuntimeError as error:
         if type(error) is not RuntimeError:
             raise  # the interpreter ends
-        raise RuntimeError(f"{error}: raise the limit of threads (ulimit -u, RLIMIT_NPROC, the "
-                           "cgroup's pids.max) or of memory (ulimit -v)") from error
+        raise RuntimeError(f"{error}: {MORE_THREADS}") from error
 
 
 def run_named(bytes name, function, arguments):
@@ -153,14 +138,16 @@ def run_named(bytes name, function, arguments):
 
 # ---- the loop -----------------------------------------------------------------------------------
 
-# All below is guarded by this lock.
-lock = RLock()
-# Of the last thread: a lock that it holds until it has ended.
-cdef object ended = None
-cdef int threads = 0
+include "_loop.pxi"
 
-# After how many seconds a thread that has not ended is woken up once more.
-cdef double AGAIN = 0.1
+cdef extern from *:
+    """
+    static pthread_mutex_t registering = PTHREAD_MUTEX_INITIALIZER;
+    static void begin_registering(void) { pthread_mutex_lock(&registering); }
+    static void end_registering(void) { pthread_mutex_unlock(&registering); }
+    """
+    void begin_registering() nogil
+    void end_registering() nogil
 
 cdef enum Registered:
     NOTHING
@@ -168,130 +155,69 @@ cdef enum Registered:
     FOREIGN
 
 
-cdef void wake_up(int timer, void *data) noexcept nogil:
-    lib.virEventRemoveTimeout(timer)
-    atomic_fetch_add(&fired, 1)
-
-
 cdef void do_nothing(int timer, void *data) noexcept nogil:
     pass
 
 
-cdef void do_nothing_on_handle(int watch, int fd, int events, void *data) noexcept nogil:
-    pass
+cdef bint takes_timers() noexcept nogil:
+    # Without an implementation libvirt takes none.
+    cdef int timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
+    lib.virEventRemoveTimeout(timer)
+    return timer >= 0
 
 
-cdef void run_due() noexcept nogil:
-    # A timer that is due comes behind all that was before it.
-    cdef int before = atomic_load(&fired)
-    if lib.virEventAddTimeout(0, wake_up, NULL, NULL) >= 0:
-        while atomic_load(&fired) == before and lib.virEventRunDefaultImpl() == 0:
-            pass
-
-
-cdef void run_pending() noexcept nogil:
-    # What a callback removed is freed in a later iteration than it.
-    run_due()
-    run_due()
-
-
-def run(int number, ending):
-    global in_loop
-    in_loop = True
-    try:
-        with nogil:
-            while atomic_load(&wanted) == number and lib.virEventRunDefaultImpl() == 0:
-                pass
-            run_pending()
-    finally:
-        ended_alone(number)
-        ending.release()
-
-
-cdef int register() except -1:
-    cdef int timer
+cdef void register_once() noexcept nogil:
+    # Of two implementations at the same time the first wins; whose that was shows a timer's way.
+    cdef int before
+    begin_registering()
     if atomic_load(&registered) == NOTHING:
-        take_room(1, "the event loop")
-        with nogil:
-            # Without an implementation libvirt takes no timer.
-            timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
-            if timer < 0:
-                lib.virEventRegisterDefaultImpl()
-                atomic_store(&registered, OURS)
-                # It takes its descriptor with the first timer.
-                timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
-            else:
-                atomic_store(&registered, FOREIGN)
-            lib.virEventRemoveTimeout(timer)
-            give_room(1)
-    return 0
-
-
-cdef bint is_running() noexcept:
-    cdef int number = atomic_load(&wanted)
-    return number != 0 and atomic_load(&alive) == number
+        if not takes_timers():
+            lib.virEventRegisterImpl(add_handle, update_handle, remove_handle,
+                                     add_timeout, update_timeout, remove_timeout)
+        before = timers_made()
+        takes_timers()
+        atomic_store(&registered, OURS if timers_made() != before else FOREIGN)
+    end_registering()
 
 
 cdef int start() except -1:
-    global ended, threads
-    if atomic_load(&registered) == OURS and not is_running():
-        ending = allocate_lock()
-        ending.acquire()
-        threads += 1
-        atomic_store(&alive, threads)
-        atomic_store(&wanted, threads)
-        try:
-            start_thread("pyvirhost-loop", run, threads, ending)
-        except BaseException:
-            atomic_store(&wanted, 0)
-            raise
-        ended = ending
-    return 0
-
-
-cdef int stop(double timeout) except -1:
-    # Wakes the thread by a timer that is due at once, and again: a forked process wakes its loop by
-    # the same descriptor as its parent's, and either may read what was meant for the other.
-    global ended
-    cdef double waited = 0
-    atomic_store(&wanted, 0)
-    while ended is not None and not 0 <= timeout <= waited:
+    cdef int error = 0
+    if atomic_load(&registered) != FOREIGN and not is_loop_running():
+        take_room(2, "the event loop")
         with nogil:
-            lib.virEventAddTimeout(0, wake_up, NULL, NULL)
-        if in_loop:
-            return 0
-        if ended.acquire(True, AGAIN):
-            ended = None
-        waited += AGAIN
+            register_once()
+            if atomic_load(&registered) == OURS:
+                error = start_loop()
+            give_room(2)
+    if error == EAGAIN:
+        raise RuntimeError(f"can't start the event loop's thread: {MORE_THREADS}")
+    if error:
+        raise OSError(error, f"the event loop: {os.strerror(error)}")
     return 0
 
 
-# A close callback may open and close connections, and must not wait for the lock: whoever holds it
-# may be waiting for the loop's thread.
+# In the loop's own thread, where other libraries' callbacks run, there is nothing to wait for.
 
 cdef int keep_running() except -1:
-    if atomic_load(&registered) == OURS and not is_running() and not in_loop:
-        with lock:
-            start()
+    if atomic_load(&registered) == OURS and not in_loop:
+        start()
     return 0
 
 
 cdef void settle() noexcept:
-    if atomic_load(&registered) == OURS and not is_running() and not in_loop:
-        with lock:
-            if not is_running():
-                with nogil:
-                    run_pending()
+    if atomic_load(&registered) == OURS and not in_loop:
+        with nogil:
+            release_removed()
 
 
 class EventLoop:
-    """libvirt's event loop, on a daemon thread of this process.
+    """An event loop for libvirt, on a thread of its own that never needs the GIL.
 
     It answers servers' keepalive probes, sends this side's, and notices at once when a connection
-    is lost, upon which it calls the connection's close callback. It serves connections opened after
-    its first start. A process has one: all objects of this class are the same loop.
-    ``open(keepalive=...)`` starts it, and it ends with the interpreter. It is also a context
-    manager.
+    is lost, upon which another thread calls the close callback. A call costs the same over any
+    number of connections. It serves connections opened after its first start. A process has one:
+    all objects of this class are the same loop. ``open(keepalive=...)`` starts it, and it ends with
+    the interpreter. It is also a context manager.
 
     If another library has registered its event loop with libvirt first, that one is used instead,
     and left to that library to run.
@@ -312,14 +238,9 @@ class EventLoop:
 
         Notes
         -----
-        ``virEventRegisterDefaultImpl`` and ``virEventRunDefaultImpl``, since libvirt 0.9.0; no
-        round trip.
+        ``virEventRegisterImpl``, since libvirt 0.5.0; no round trip.
         """
-        if in_loop:
-            return
-        with lock:
-            register()
-            start()
+        start()
 
     def stop(self):
         """Stop the loop at once; do nothing if it is stopped.
@@ -327,16 +248,13 @@ class EventLoop:
         Connections that it served go on without keepalive until it is started again, which the
         next `open` does.
         """
-        if in_loop:
-            atomic_store(&wanted, 0)
-            return
-        with lock:
-            stop(-1)
+        with nogil:
+            stop_loop(0)
 
     @property
     def running(self):
         """Whether this loop is running, or another library's is registered: bool."""
-        return atomic_load(&registered) == FOREIGN or is_running()
+        return atomic_load(&registered) == FOREIGN or is_loop_running()
 
     def __enter__(self):
         self.start()
@@ -353,53 +271,19 @@ class EventLoop:
 
 # ---- forks and the interpreter's end -------------------------------------------------------------
 
-cdef bint paused = False
-
-
-def pause():
-    # A thread that is inside the loop while the process forks would own it in the child for ever.
-    global paused
-    lock.acquire()
-    paused = is_running() and not in_loop
-    if paused:
-        stop(-1)
-
-
-def resume():
-    global paused
-    try:
-        if paused:
-            start()
-    finally:
-        paused = False
-        lock.release()
-
-
-def leave_to_parent():
-    # The child inherits the watches of its parent's sockets, and must not read from those.
-    global ended, in_loop, paused
-    cdef int watch, timer, last_watch, last_timer
-    atomic_store(&wanted, 0)
+cdef void forget_promises() noexcept nogil:
     atomic_store(&promised, 0)
-    in_loop = False
-    ended = None
-    if atomic_load(&registered) == OURS:
-        last_watch = lib.virEventAddHandle(0, 0, do_nothing_on_handle, NULL, NULL)
-        last_timer = lib.virEventAddTimeout(-1, do_nothing, NULL, NULL)
-        for watch in range(1, last_watch + 1):
-            lib.virEventRemoveHandle(watch)
-        for timer in range(1, last_timer + 1):
-            lib.virEventRemoveTimeout(timer)
-    paused = False
-    lock.release()
 
 
-os.register_at_fork(before=pause, after_in_parent=resume, after_in_child=leave_to_parent)
+pthread_atfork(begin_registering, end_registering, end_registering)
+pthread_atfork(NULL, NULL, forget_promises)
 
 
 def end():
-    with lock:
-        stop(2)
+    # Libraries that are being unloaded are not to be used meanwhile, but a server that hangs may
+    # hang the loop.
+    with nogil:
+        stop_loop(2000 * MILLISECOND)
 
 
 atexit.register(end)

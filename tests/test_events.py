@@ -272,7 +272,7 @@ def test_a_callback_opens_and_closes_while_the_loop_is_being_stopped(daemon):
 
     def callback(connection, reason):
         entered.set()
-        wait_until(lambda: not loop.running, "stop() to have taken its lock")
+        wait_until(lambda: not loop.running, "the loop to stop")
         connection.close()
         with pyvirhost.open(daemon.test_uri, keepalive=(5, 3)) as another:
             assert another.node_info().cpus == 16
@@ -286,7 +286,7 @@ def test_a_callback_opens_and_closes_while_the_loop_is_being_stopped(daemon):
         dying.process.kill()
         assert entered.wait(10)
         loop.stop()
-        assert done.is_set()
+        assert done.wait(20)
         connection.close()
 
 
