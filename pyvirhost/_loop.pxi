@@ -61,6 +61,14 @@ cdef extern from *:
         return (int64_t)time.tv_sec * 1000 * MILLISECOND + time.tv_nsec;
     }
 
+    /* Timers of a second and more, as keepalive has, are up to 100 ms late: of a thousand that are
+       due within it the loop's thread is woken once. */
+    static int64_t due_time(int64_t now, int timeout)
+    {
+        int64_t due = now + timeout * MILLISECOND, together = 100 * MILLISECOND;
+        return timeout < 1000 ? due : (due + together - 1) / together * together;
+    }
+
     static int whole_ms(int64_t ns)
     {
         int64_t ms = (ns + MILLISECOND - 1) / MILLISECOND;
@@ -100,6 +108,7 @@ cdef extern from *:
     void tell_loop_ended() nogil
     int await_loop_ended(int64_t until) nogil
     int64_t time_now() nogil
+    int64_t due_time(int64_t now, int timeout) nogil
     int whole_ms(int64_t ns) nogil
     int start_loop_thread(void *(*run)(void *) noexcept nogil) nogil
     int control_descriptor(int set, int how, int fd, uint32_t events, uint64_t data) nogil
@@ -474,7 +483,7 @@ cdef void schedule(Timer *timer, int64_t now) noexcept nogil:
     if timer.timeout < 0:
         unschedule(timer)
         return
-    timer.due = now + timer.timeout * MILLISECOND
+    timer.due = due_time(now, timer.timeout)
     if timer.place == 0:
         heap_size += 1
         timer.place = heap_size

@@ -499,8 +499,8 @@ def await_sleep():
 
 
 def wake_ups():
-    return [line for line in (loop_thread() / "status").read_text().splitlines()
-            if line.startswith("voluntary_ctxt_switches")]
+    status = (loop_thread() / "status").read_text()
+    return int(status.rpartition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 @only_ours
@@ -520,6 +520,23 @@ def test_what_a_call_changes_wakes_nobody(pair):
     for source in (watch, timer):
         source.remove()
         source.await_release()
+
+
+@only_ours
+def test_timers_as_long_as_keepalives_are_due_together():
+    nothing = ctypes.cast(ctypes.CDLL(None).abs, OnTimer)  # it takes no GIL to wait for
+    pass_turns()
+    await_sleep()
+    before = wake_ups()
+    numbers = [libvirt.virEventAddTimeout(1000 + number, nothing, None, Release())
+               for number in range(100)]
+    last = Timer(1200)
+    last.await_call()
+    assert wake_ups() - before < 25
+    last.remove()
+    for number in numbers:
+        libvirt.virEventRemoveTimeout(number)
+    last.await_release()
 
 
 @only_ours
