@@ -699,13 +699,21 @@ def test_forks_while_other_threads_change_everything():
     assert run("""
         ended = threading.Event()
 
+        # Callbacks in Python would hang the child: at the fork the loop's thread may hold the
+        # interpreter's lock for its list of threads.
+        on_handle, on_timer = (ctypes.cast(ctypes.CDLL(None).abs, kind)
+                               for kind in (OnHandle, OnTimer))
+
         def change():
+            ours, theirs = socket.socketpair()
+            theirs.send(b"x")
             while not ended.is_set():
-                ours, theirs = socket.socketpair()
-                with ours, theirs:
-                    watch, timer = Watch(ours.fileno(), READABLE), Timer(0)
-                    watch.remove()
-                    timer.remove()
+                watch = libvirt.virEventAddHandle(ours.fileno(), 1, on_handle, None, Release())
+                timer = libvirt.virEventAddTimeout(0, on_timer, None, Release())
+                assert libvirt.virEventRemoveHandle(watch) == 0
+                assert libvirt.virEventRemoveTimeout(timer) == 0
+            ours.close()
+            theirs.close()
 
         threads = [threading.Thread(target=change) for _ in range(3)]
         for thread in threads:
