@@ -15,9 +15,9 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from pyvirhost._arguments cimport (int_argument, items_argument, optional_text_argument,
-                                   page_size_argument, text_argument, texts_argument,
-                                   uint_argument, ullong_argument)
+from pyvirhost._arguments cimport (int_argument, is_within, items_argument,
+                                   optional_text_argument, page_size_argument, text_argument,
+                                   texts_argument, uint_argument, ullong_argument)
 from pyvirhost._errors cimport (
     closed_error, last_error, member, outcome_error, recast, says_none_left)
 from pyvirhost._events cimport settle
@@ -257,8 +257,21 @@ cdef bint has_stale_page_sizes(const Readings *readings) noexcept:
 
 
 cdef tuple page_sizes_argument(object page_sizes):
-    cdef list sizes = items_argument(page_sizes, "page_sizes", "int")
+    if are_plain_sizes(page_sizes):
+        return tuple(page_sizes)
+    sizes = items_argument(page_sizes, "page_sizes", "int")
     return tuple([page_size_argument(size, f"page_sizes[{i}]") for i, size in enumerate(sizes)])
+
+
+cdef bint are_plain_sizes(object page_sizes) except -1:
+    # To look closer, and to name what is wrong, takes longer than to ask libvirt.
+    cdef long long number = 0
+    if type(page_sizes) is not list and type(page_sizes) is not tuple or not page_sizes:
+        return False
+    for size in page_sizes:
+        if not is_within(size, 1, UINT_MAX, &number):
+            return False
+    return True
 
 
 cdef tuple few_page_sizes_argument(object page_sizes):
