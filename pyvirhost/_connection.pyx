@@ -356,10 +356,11 @@ cdef class Connection:
     cdef unsigned long forks
     cdef int process
     cdef Learned learned  # shared by all handles of the connection
-    # The close callback and its number, in close_callbacks until it has been called; None and 0
-    # without one. While a thread registers or unregisters it, no other may.
+    # The close callback and its number, in close_callbacks until it has been called; None without
+    # one. While a thread registers or unregisters it, no other may. The number is an object, for
+    # there may be no memory to make one when the callback is to be forgotten.
     cdef object callback
-    cdef uintptr_t callback_number
+    cdef object callback_number
     cdef bint changing_callback
     cdef object __weakref__
 
@@ -440,13 +441,11 @@ cdef class Connection:
 
     cdef bint forget_callback(self) noexcept:
         # Whether there was one that libvirt still knows.
-        cdef uintptr_t number
         with cython.critical_section(self):
-            number = self.callback_number
-            self.callback_number = 0
+            number, self.callback_number = self.callback_number, None
             forgotten, self.callback = self.callback, None
         del forgotten  # only now, since its finaliser can run any Python
-        return number != 0 and close_callbacks.pop(number, None) is not None
+        return number is not None and close_callbacks.pop(number, None) is not None
 
     def close(self):
         """Close the connection; do nothing if it is closed.
@@ -759,8 +758,8 @@ cdef class Connection:
         """
         global close_reasons
         cdef lib.virConnectPtr handle
-        cdef uintptr_t earlier
-        cdef uintptr_t number = atomic_fetch_add(&close_callbacks_made, 1) + 1
+        cdef uintptr_t c_number = atomic_fetch_add(&close_callbacks_made, 1) + 1
+        cdef object number = c_number
         cdef bint granted
         cdef int result
         check_callback(callback, 2, "callback")
@@ -776,7 +775,7 @@ cdef class Connection:
                 close_callbacks[number] = PyWeakref_NewRef(self, None)
                 forgotten = callback
                 with cython.critical_section(self):
-                    granted = not self.changing_callback and self.callback_number == earlier
+                    granted = not self.changing_callback and self.callback_number is earlier
                     if granted:
                         self.changing_callback = True
                         self.callback_number = number
@@ -789,11 +788,12 @@ cdef class Connection:
             try:
                 with nogil:
                     result = lib.virConnectRegisterCloseCallback(
-                        handle, on_close, <void *>number, NULL)
+                        handle, on_close, <void *>c_number, NULL)
                 if result < 0:
-                    error = last_error(handle, "virConnectRegisterCloseCallback")
-                    self.forget_callback()
-                    raise error
+                    try:
+                        raise last_error(handle, "virConnectRegisterCloseCallback")
+                    finally:
+                        self.forget_callback()
             finally:
                 self.callback_changed()
         finally:
@@ -814,17 +814,16 @@ cdef class Connection:
         ``virConnectUnregisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
         """
         cdef lib.virConnectPtr handle = self.enter()
-        cdef uintptr_t number
         cdef bint granted
         cdef int result
         try:
             with cython.critical_section(self):
                 number = self.callback_number
-                granted = not self.changing_callback and number != 0
+                granted = not self.changing_callback and number is not None
                 if granted:
                     self.changing_callback = True
             if not granted:
-                if number != 0 and number not in close_callbacks:
+                if number is not None and number not in close_callbacks:
                     return  # it was called, or another thread is just unregistering it
                 raise ValueError("no close callback is registered")
             try:
