@@ -146,14 +146,15 @@ class Odd:
         kind = random.choice((list, tuple, iter, set, frozenset, lambda items: (i for i in items)))
         try:
             return kind(items)
-        except (TypeError, ValueError, MischiefError):  # some have no hash
+        except (TypeError, ValueError, OverflowError, MischiefError):  # some have no hash
             return items
 
     def mapping(self, depth=0):
         keys = self.random.choice((self.number, self.text, lambda: self.value(0)))
         entries = {}
         for _ in range(self.random.choice((0, 1, 1, 2, 5))):
-            with contextlib.suppress(TypeError, ValueError, MischiefError):
+            # NumPy overflows where a scalar is compared with an int of the same hash.
+            with contextlib.suppress(TypeError, ValueError, OverflowError, MischiefError):
                 entries[keys()] = self.value(depth)
         return entries
 
