@@ -49,9 +49,10 @@ cdef extern from *:
 
     static atomic_uintptr_t close_callbacks_made;
 
-    /* Opening and closing take locks of libvirt's and GLib's, which a child that is forked meanwhile
-       would find locked for ever. So a fork waits for those under way, and they for it. One that
-       began more than a second ago waits for its server, most likely, and holds no such lock. */
+    /* Opening and closing take locks of libvirt's and GLib's, which a child that is forked
+       meanwhile would find locked for ever. So a fork waits for those under way, and they for it.
+       One that began more than a second ago most likely waits for its server, and holds no such
+       lock. */
     static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
     static pthread_cond_t gate_changed;
     static int inside, forking;
@@ -61,7 +62,7 @@ cdef extern from *:
         pthread_t thread;
         struct ending *next;
     } *ended;
-    static _Thread_local int own;   /* how often this thread is inside: authentication may open too */
+    static _Thread_local int own;   /* how often this thread is inside; authentication may open */
     /* Counts the forks between this process and the one that loaded the module. A forked child
        shares its parent's sockets: whatever it sends or closes there breaks the parent's
        connections. */
