@@ -44,20 +44,140 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
 
+    #include <stdlib.h>
+    #include <time.h>
+
     static atomic_uintptr_t close_callbacks_made;
+
+    /* Opening and closing take locks of libvirt's and GLib's, which a child that is forked
+       meanwhile would find locked for ever. So a fork waits for those under way, and they for it.
+       One that began more than a second ago most likely waits for its server, and holds no such
+       lock. */
+    static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    static pthread_cond_t gate_changed;
+    static int inside, forking;
+    static struct timespec last_entry;
+    /* Threads that have closed something. GLib has locks for the end of a thread, too. */
+    static struct ending {
+        pthread_t thread;
+        struct ending *next;
+    } *ended;
+    static _Thread_local int own;   /* how often this thread is inside; authentication may open */
+    /* Counts the forks between this process and the one that loaded the module. A forked child
+       shares its parent's sockets: whatever it sends or closes there breaks the parent's
+       connections. */
+    static unsigned long forks;
+
+    static void make_gate(void)
+    {
+        pthread_condattr_t monotonic;
+        pthread_condattr_init(&monotonic);
+        pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+        pthread_cond_init(&gate_changed, &monotonic);
+        pthread_condattr_destroy(&monotonic);
+    }
+
+    static void enter_gate(void)
+    {
+        if (own++ > 0)
+            return;
+        pthread_mutex_lock(&gate);
+        while (forking > 0)
+            pthread_cond_wait(&gate_changed, &gate);
+        inside++;
+        clock_gettime(CLOCK_MONOTONIC, &last_entry);
+        pthread_mutex_unlock(&gate);
+    }
+
+    /* The thread ends next, if it has an ending: the fork waits for that too. */
+    static void leave_gate(struct ending *ending)
+    {
+        if (--own > 0)
+            return;
+        pthread_mutex_lock(&gate);
+        inside--;
+        if (ending != NULL) {
+            ending->thread = pthread_self();
+            ending->next = ended;
+            ended = ending;
+        }
+        pthread_cond_broadcast(&gate_changed);
+        pthread_mutex_unlock(&gate);
+    }
+
+    static void join_ended(struct ending *list)
+    {
+        while (list != NULL) {
+            struct ending *next = list->next;
+            pthread_join(list->thread, NULL);
+            free(list);
+            list = next;
+        }
+    }
+
+    static void join_all(void)
+    {
+        struct ending *list;
+        pthread_mutex_lock(&gate);
+        list = ended;
+        ended = NULL;
+        pthread_mutex_unlock(&gate);
+        join_ended(list);
+    }
+
+    static void before_fork(void)
+    {
+        struct timespec end;
+        pthread_mutex_lock(&gate);
+        forking++;
+        end = last_entry;
+        end.tv_sec++;
+        /* libvirt itself forks while it opens, and waits for nobody: what it runs is a program. */
+        while (own == 0 && inside > 0 && pthread_cond_timedwait(&gate_changed, &gate, &end) == 0)
+            ;
+        join_ended(ended);
+        ended = NULL;
+    }
+
+    static void after_fork_in_parent(void)
+    {
+        forking--;
+        pthread_cond_broadcast(&gate_changed);
+        pthread_mutex_unlock(&gate);
+    }
+
+    static void after_fork_in_child(void)
+    {
+        forks++;
+        forking = 0;
+        inside = own > 0;
+        make_gate();
+        pthread_mutex_unlock(&gate);
+    }
+
+    static int watch_forks(void)
+    {
+        make_gate();
+        return pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    }
+
     #if PY_VERSION_HEX < 0x030D0000
     #define Py_IsFinalizing _Py_IsFinalizing
     #endif
     """
     uintptr_t close_callbacks_made
+    unsigned long forks
+    void enter_gate() nogil
+    int watch_forks()
     uintptr_t atomic_fetch_add(uintptr_t *value, uintptr_t more) nogil
     bint Py_IsFinalizing()
     ctypedef unsigned long pthread_t
     int pthread_create(pthread_t *thread, void *attributes, void *(*start)(void *) noexcept nogil,
                        void *argument) nogil
-    int pthread_detach(pthread_t thread) nogil
-    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
-                       void (*child)() noexcept nogil)
+    struct ending:
+        pass
+    void leave_gate(ending *ending) nogil
+    void join_all() nogil
     int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format,
                               ...) except -1
 
@@ -75,36 +195,41 @@ ctypedef int (*ParameterSetter)(lib.virConnectPtr, lib.virTypedParameterPtr, int
 
 # ---- processes and threads ----------------------------------------------------------------------
 
-# Counts the forks between this process and the one that loaded the module. A forked child shares
-# its parent's sockets: whatever it sends or closes there breaks the parent's connections.
-cdef unsigned long forks = 0
+if watch_forks() != 0:
+    raise MemoryError
 
 
-cdef void count_fork() noexcept nogil:
-    global forks
-    forks += 1
+cdef void close_handle(lib.virConnectPtr handle, bint registered, ending *ending) noexcept nogil:
+    # A registered callback holds the connection, and its socket open.
+    enter_gate()
+    if registered:
+        lib.virConnectUnregisterCloseCallback(handle, on_close)
+    lib.virConnectClose(handle)
+    leave_gate(ending)
 
 
-pthread_atfork(NULL, NULL, count_fork)
+cdef struct Abandoned:
+    ending thread  # first, to be freed by that
+    lib.virConnectPtr handle
+    bint registered
 
 
-cdef void *close_abandoned(void *handle) noexcept nogil:
-    lib.virConnectClose(<lib.virConnectPtr>handle)
+cdef void *close_abandoned(void *argument) noexcept nogil:
+    cdef Abandoned *abandoned = <Abandoned *>argument
+    close_handle(abandoned.handle, abandoned.registered, &abandoned.thread)
     return NULL
-
-
-cdef void *unregister_and_close_abandoned(void *handle) noexcept nogil:
-    lib.virConnectUnregisterCloseCallback(<lib.virConnectPtr>handle, on_close)
-    return close_abandoned(handle)
 
 
 cdef void close_in_background(lib.virConnectPtr handle, bint registered) noexcept nogil:
     # Closing is a round trip, and a server that hangs must not hang whoever runs a finaliser.
     cdef pthread_t thread = 0
-    if pthread_create(&thread, NULL,
-                      unregister_and_close_abandoned if registered else close_abandoned,
-                      handle) == 0:
-        pthread_detach(thread)
+    cdef Abandoned *abandoned = <Abandoned *>malloc(sizeof(Abandoned))
+    join_all()
+    if abandoned is not NULL:
+        abandoned.handle = handle
+        abandoned.registered = registered
+        if pthread_create(&thread, NULL, close_abandoned, abandoned) != 0:
+            free(abandoned)
 
 
 # ---- callbacks ----------------------------------------------------------------------------------
@@ -347,10 +472,11 @@ cdef class Connection:
     cdef unsigned long forks
     cdef int process
     cdef Learned learned  # shared by all handles of the connection
-    # The close callback and its number, in close_callbacks until it has been called; None and 0
-    # without one. While a thread registers or unregisters it, no other may.
+    # The close callback and its number, in close_callbacks until it has been called; None without
+    # one. While a thread registers or unregisters it, no other may. The number is an object, for
+    # there may be no memory to make one when the callback is to be forgotten.
     cdef object callback
-    cdef uintptr_t callback_number
+    cdef object callback_number
     cdef bint changing_callback
     cdef object __weakref__
 
@@ -421,23 +547,18 @@ cdef class Connection:
                 last = self.handle
                 self.handle = NULL
         if last is not NULL:
-            # A registered callback holds the connection, and its socket open.
             registered = self.forget_callback()
             with nogil:
-                if registered:
-                    lib.virConnectUnregisterCloseCallback(last, on_close)
-                lib.virConnectClose(last)
+                close_handle(last, registered, NULL)
             settle()
 
     cdef bint forget_callback(self) noexcept:
         # Whether there was one that libvirt still knows.
-        cdef uintptr_t number
         with cython.critical_section(self):
-            number = self.callback_number
-            self.callback_number = 0
+            number, self.callback_number = self.callback_number, None
             forgotten, self.callback = self.callback, None
         del forgotten  # only now, since its finaliser can run any Python
-        return number != 0 and close_callbacks.pop(number, None) is not None
+        return number is not None and close_callbacks.pop(number, None) is not None
 
     def close(self):
         """Close the connection; do nothing if it is closed.
@@ -752,8 +873,8 @@ cdef class Connection:
         """
         global close_reasons
         cdef lib.virConnectPtr handle
-        cdef uintptr_t earlier
-        cdef uintptr_t number = atomic_fetch_add(&close_callbacks_made, 1) + 1
+        cdef uintptr_t c_number = atomic_fetch_add(&close_callbacks_made, 1) + 1
+        cdef object number = c_number
         cdef bint granted
         cdef int result
         check_callback(callback, 2, "callback")
@@ -770,7 +891,7 @@ cdef class Connection:
                 close_callbacks[number] = PyWeakref_NewRef(self, None)
                 forgotten = callback
                 with cython.critical_section(self):
-                    granted = not self.changing_callback and self.callback_number == earlier
+                    granted = not self.changing_callback and self.callback_number is earlier
                     if granted:
                         self.changing_callback = True
                         self.callback_number = number
@@ -783,11 +904,12 @@ cdef class Connection:
             try:
                 with nogil:
                     result = lib.virConnectRegisterCloseCallback(
-                        handle, on_close, <void *>number, NULL)
+                        handle, on_close, <void *>c_number, NULL)
                 if result < 0:
-                    error = last_error(handle, "virConnectRegisterCloseCallback")
-                    self.forget_callback()
-                    raise error
+                    try:
+                        raise last_error(handle, "virConnectRegisterCloseCallback")
+                    finally:
+                        self.forget_callback()
             finally:
                 self.callback_changed()
         finally:
@@ -808,17 +930,16 @@ cdef class Connection:
         ``virConnectUnregisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
         """
         cdef lib.virConnectPtr handle = self.enter()
-        cdef uintptr_t number
         cdef bint granted
         cdef int result
         try:
             with cython.critical_section(self):
                 number = self.callback_number
-                granted = not self.changing_callback and number != 0
+                granted = not self.changing_callback and number is not None
                 if granted:
                     self.changing_callback = True
             if not granted:
-                if number != 0 and number not in close_callbacks:
+                if number is not None and number not in close_callbacks:
                     return  # it was called, or another thread is just unregistering it
                 raise ValueError("no close callback is registered")
             try:

@@ -177,7 +177,9 @@ cdef Connection connect(object uri, unsigned int flags, object auth):
         used = &c_auth
     take_room(descriptors, "opening a connection")
     with nogil:
+        enter_gate()
         handle = lib.virConnectOpenAuth(c_uri, used, flags)
+        leave_gate(NULL)
         give_room(descriptors)
     if handle is NULL:
         error = last_error(NULL, "virConnectOpenAuth")

@@ -7,6 +7,7 @@ too. What is being done, how many allocations fail and after how many stands on 
 when it is the last.
 """
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -48,24 +49,28 @@ def same_kind(outcome):
     return seen if isinstance(seen, tuple) else type(seen)
 
 
-def attempt(operate):
+def attempt(operate, arguments):
     try:
-        return operate()
+        return operate(*arguments)
     except pyvirhost.LibvirtError as error:
         return error
 
 
-def try_all(name, operate, seen=same):
-    """Hold what comes of it, unless that is a MemoryError, against what comes of it otherwise."""
-    expected = seen(attempt(operate))
+def try_all(name, operate, seen=same, prepare=tuple):
+    """Hold what comes of it, unless that is a MemoryError, against what comes of it otherwise.
+
+    `prepare` returns the arguments of each attempt, while there is memory.
+    """
+    expected = seen(attempt(operate, prepare()))
     for failures in (1, 2, 1000):
         start = 0
         failed = True
         while failed:
             os.write(2, f"{name}: {failures} after {start}\n".encode())
+            arguments = prepare()
             starve(start, failures)
             try:
-                outcome = attempt(operate)
+                outcome = attempt(operate, arguments)
             except (MemoryError, pickle.PicklingError):  # which pickle makes of a MemoryError
                 outcome = MemoryError
             except SystemError as error:
@@ -91,6 +96,7 @@ def try_calls(uri, seen):
     files = os.listdir("/proc/self/fd")
     try_all(f"open {uri}", lambda: pyvirhost.open(uri).close(), seen)
     wait_until(lambda: os.listdir("/proc/self/fd") == files, "open to close")
+    try_callbacks(uri)
     with pyvirhost.open(uri) as host:
         stats, table = host.cpu_stats(), host.per_cpu_stats()
         everything = host.snapshot(pyvirhost.ALL_FIELDS)
@@ -101,6 +107,43 @@ def try_calls(uri, seen):
         try_all("snapshot(out=)", lambda: host.snapshot(pyvirhost.ALL_FIELDS, out=everything), seen)
         later = host.snapshot(pyvirhost.ALL_FIELDS)
         try_all("rates", lambda: later.rates(everything))
+
+
+def try_callbacks(uri):
+    def callback(connection, reason):
+        pass
+
+    def register(connection):
+        registered[0] = False
+        connection.register_close_callback(callback)
+        registered[0] = True
+
+    def without_callback(connection):
+        try:
+            connection.unregister_close_callback()
+        except ValueError:
+            assert not registered[0]
+        else:
+            assert registered[0]
+        return (connection,)
+
+    def with_callback(connection):
+        with contextlib.suppress(ValueError):  # it could not be unregistered
+            connection.register_close_callback(callback)
+        return (connection,)
+
+    registered = [False]
+    files = os.listdir("/proc/self/fd")
+    with pyvirhost.open(uri) as host:
+        try_all(f"register_close_callback of {uri}", register,
+                prepare=lambda: without_callback(host))
+        try_all(f"unregister_close_callback of {uri}",
+                lambda host: host.unregister_close_callback(),
+                prepare=lambda: with_callback(host))
+    # None is dropped: CPython 3.11 dies where it has no memory for a ResourceWarning.
+    try_all(f"close of {uri}", lambda host: host.close(),
+            prepare=lambda: with_callback(pyvirhost.open(uri)))
+    wait_until(lambda: os.listdir("/proc/self/fd") == files, "those with a callback to close")
 
 
 def operations_on(result):

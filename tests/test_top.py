@@ -18,6 +18,7 @@ import pytest
 from command import COMMAND, ROOT, Terminal, run
 from fleets import hosts_of
 
+import pyvirhost
 from pyvirhost.cli.top.app import LEAST, REFRESH, Top
 from pyvirhost.cli.top.model import State, Watch
 from pyvirhost.cli.top.rows import COLUMNS, ordered
@@ -150,13 +151,22 @@ alpha  ok, read 0 s ago
 i686, 16 CPUs at 1400 MHz, 2 cells, 3.0G
 CPU - busy: - user, - kernel, - iowait, - idle
       Cell     Free    Total    Free 4K pages    Free 8K pages    Free 2M pages    Free 1G pages
-         0     2.0M                        19               45               97              201
-         1     4.0M                       409              825            1,657            3,321
+         0     2.0M         {pages[0]}
+         1     4.0M         {pages[1]}
        CPU   Busy                                  History   User Kernel Iowait   Idle
          0      -                                               -      -      -      -
          2      -                                               -      -      -      -
          4      -                                               -      -      -      -
- esc Back  p Pause  q Quit""".splitlines()
+ esc Back  p Pause  q Quit"""
+
+
+def close_look():
+    # Which numbers there are depends on the version of the test driver.
+    sizes = (4, 8, 2048, 1048576)
+    with pyvirhost.open(TEST) as connection:
+        pages = connection.free_pages(sizes, 0, 2)
+    return CLOSE.format(pages=[
+        "".join(f"{pages[cell, size]:>17,}" for size in sizes) for cell in (0, 1)]).splitlines()
 
 
 @show
@@ -164,8 +174,8 @@ async def test_a_close_look_is_this():
     async with running({"alpha": TEST}, size=(120, 20)) as screen:
         await screen.fresh("alpha")
         await screen.press("enter")
-        await screen.shows("1,657")
-        assert picture(screen.app) == CLOSE
+        await screen.shows("Free 1G pages")
+        await screen.wait(lambda: picture(screen.app) == close_look(), "the close look")
         await screen.press("escape")
         await screen.shows("1 host every")
 
@@ -331,7 +341,9 @@ async def test_a_host_that_hangs_is_never_shown_as_fresh(own_daemon):
                        keepalive=None) as screen:
         await screen.fresh("hangs")
         await screen.press("enter")
-        await screen.shows("hangs  part, read")
+        # In a daemon the test driver before libvirt 11.3 has no page counts.
+        await screen.wait(lambda: any(f"hangs  {state}, read" in screen.text
+                                      for state in ("ok", "part")), "a close look")
         own_daemon.process.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
         limit = screen.app.watching.limit
