@@ -147,6 +147,7 @@ cdef struct Table:
 
 
 cdef Entry *find(Table *table, int number) noexcept nogil:
+    cdef Entry *entry
     if table.size == 0:
         return NULL
     entry = table.rows[number & (table.size - 1)]
@@ -156,6 +157,7 @@ cdef Entry *find(Table *table, int number) noexcept nogil:
 
 
 cdef void link(Table *table, Entry *entry) noexcept nogil:
+    cdef Entry **row
     row = &table.rows[entry.number & (table.size - 1)]
     entry.next = row[0]
     row[0] = entry
@@ -184,6 +186,7 @@ cdef int insert(Table *table, Entry *entry) noexcept nogil:
 
 
 cdef void take(Table *table, Entry *entry) noexcept nogil:
+    cdef Entry **row
     row = &table.rows[entry.number & (table.size - 1)]
     while row[0] is not entry:
         row = &row[0].next
@@ -310,6 +313,7 @@ cdef void close_set() noexcept nogil:
 cdef uint32_t wanted(Descriptor *descriptor) noexcept nogil:
     # For epoll; 0 if nobody watches it. Where nobody wants to know anything just now, epoll tells
     # once of an error or a hang-up, and nobody hears it.
+    cdef Watch *watch
     cdef bint is_watched = False
     cdef int events = 0
     cdef uint32_t bits = 0
@@ -372,6 +376,7 @@ cdef int tell(Descriptor *descriptor) noexcept nogil:
 
 
 cdef Descriptor *descriptor_of(int fd) noexcept nogil:
+    cdef Descriptor *found
     found = <Descriptor *>find(&descriptors, fd)
     if found is NULL:
         found = <Descriptor *>calloc(1, sizeof(Descriptor))
@@ -392,6 +397,8 @@ cdef void forget_unwatched(Descriptor *descriptor) noexcept nogil:
 cdef int add_watch(int fd, int events, lib.virEventHandleCallback call, void *opaque,
                    lib.virFreeCallback release) noexcept nogil:
     # Its number, or -1, with nothing changed.
+    cdef Watch *watch
+    cdef Descriptor *descriptor
     if make_set():
         return -1
     watch = <Watch *>calloc(1, sizeof(Watch))
@@ -417,6 +424,7 @@ cdef int add_watch(int fd, int events, lib.virEventHandleCallback call, void *op
 
 cdef int add_handle(int fd, int events, lib.virEventHandleCallback call, void *opaque,
                     lib.virFreeCallback release) noexcept nogil:
+    cdef int number
     lock_loop()
     number = add_watch(fd, events, call, opaque, release)
     unlock_loop()
@@ -424,6 +432,7 @@ cdef int add_handle(int fd, int events, lib.virEventHandleCallback call, void *o
 
 
 cdef void update_handle(int number, int events) noexcept nogil:
+    cdef Watch *watch
     lock_loop()
     watch = <Watch *>find(&watches, number)
     if watch is not NULL:
@@ -433,6 +442,7 @@ cdef void update_handle(int number, int events) noexcept nogil:
 
 
 cdef int remove_handle(int number) noexcept nogil:
+    cdef Watch *watch
     lock_loop()
     watch = <Watch *>find(&watches, number)
     if watch is not NULL:
@@ -467,6 +477,7 @@ cdef void sift(Timer *timer, size_t place) noexcept nogil:
 
 
 cdef void unschedule(Timer *timer) noexcept nogil:
+    cdef Timer *last
     global heap_size
     cdef size_t place = timer.place
     if place:
@@ -495,6 +506,8 @@ cdef void schedule(Timer *timer, int64_t now) noexcept nogil:
 cdef int add_timer(int timeout, lib.virEventTimeoutCallback call, void *opaque,
                    lib.virFreeCallback release) noexcept nogil:
     # Its number, or -1, with nothing changed.
+    cdef Timer **larger
+    cdef Timer *timer
     global heap, heap_room
     cdef size_t room
     if timers.count == heap_room:
@@ -518,6 +531,7 @@ cdef int add_timer(int timeout, lib.virEventTimeoutCallback call, void *opaque,
 
 cdef int add_timeout(int timeout, lib.virEventTimeoutCallback call, void *opaque,
                      lib.virFreeCallback release) noexcept nogil:
+    cdef int number
     lock_loop()
     number = add_timer(timeout, call, opaque, release)
     unlock_loop()
@@ -525,6 +539,7 @@ cdef int add_timeout(int timeout, lib.virEventTimeoutCallback call, void *opaque
 
 
 cdef int timers_made() noexcept nogil:
+    cdef int made
     lock_loop()
     made = last_timer
     unlock_loop()
@@ -532,6 +547,7 @@ cdef int timers_made() noexcept nogil:
 
 
 cdef void update_timeout(int number, int timeout) noexcept nogil:
+    cdef Timer *timer
     lock_loop()
     timer = <Timer *>find(&timers, number)
     if timer is not NULL:
@@ -542,6 +558,7 @@ cdef void update_timeout(int number, int timeout) noexcept nogil:
 
 
 cdef int remove_timeout(int number) noexcept nogil:
+    cdef Timer *timer
     lock_loop()
     timer = <Timer *>find(&timers, number)
     if timer is not NULL:
@@ -565,6 +582,7 @@ cdef void remove(Table *table, Source *source) noexcept nogil:
 
 cdef bint release_one() noexcept nogil:
     # For the loop's thread, or if there is none. Gives the lock away in between.
+    cdef Source *source
     global removed
     cdef Watch **place
     source = removed
@@ -588,6 +606,7 @@ cdef bint release_one() noexcept nogil:
 # ---- a turn of the loop, in its thread, with the lock but in callbacks and asleep ----------------
 
 cdef void call_watches(Descriptor *descriptor, int events) noexcept nogil:
+    cdef Watch *watch
     cdef uint32_t life = descriptor.life
     cdef int told
     watch = descriptor.first
@@ -615,6 +634,7 @@ cdef int libvirts(uint32_t bits) noexcept nogil:
 
 
 cdef void take_events(epoll_event *events, int count) noexcept nogil:
+    cdef Descriptor *descriptor
     global stale_turns
     cdef bint is_stale = False
     cdef uint64_t value = 0
@@ -634,6 +654,8 @@ cdef void take_events(epoll_event *events, int count) noexcept nogil:
 
 cdef void take_files() noexcept nogil:
     # They are collected first, since callbacks change the table.
+    cdef Entry *entry
+    cdef Descriptor *descriptor
     cdef Descriptor *first = NULL
     cdef size_t i
     for i in range(descriptors.size):
@@ -651,6 +673,7 @@ cdef void take_files() noexcept nogil:
 
 cdef void take_timers() noexcept nogil:
     # Each is called once in a turn, also one that is due again at once.
+    cdef Timer *timer
     cdef Timer *first = NULL
     cdef Timer **end = &first
     cdef int64_t now = time_now()
@@ -677,6 +700,7 @@ cdef void take_timers() noexcept nogil:
 
 cdef int renew_set(bint is_broken) noexcept nogil:
     # 0, or what failed.
+    cdef Entry *entry
     global epoll_set, waker, stale_turns
     cdef int old_set = epoll_set, old_waker = waker
     cdef int error
@@ -747,6 +771,7 @@ cdef void *run_loop(void *nothing) noexcept nogil:
 # ---- its thread ---------------------------------------------------------------------------------
 
 cdef bint is_loop_running() noexcept nogil:
+    cdef bint result
     lock_loop()
     result = running and not ending
     unlock_loop()
@@ -774,6 +799,7 @@ cdef int start_loop() noexcept nogil:
 cdef void stop_loop(int64_t within) noexcept nogil:
     # Waits for its end, but for so many ns at most if that is not 0. In the loop's own thread, that
     # one ends after this turn.
+    cdef unsigned long thread
     global ending
     cdef int64_t until
     lock_loop()
@@ -798,6 +824,7 @@ cdef void release_removed() noexcept nogil:
 cdef void leave_loop_to_parent() noexcept nogil:
     # In a forked child, where the set is still the parent's. What is watched there is the parent's
     # too, and is neither told nor released.
+    cdef Source *source
     global heap, heap_size, heap_room, removed, asleep_until, running, ending, ready_files, in_loop
     close_set()
     clear(&watches)

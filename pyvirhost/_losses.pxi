@@ -18,6 +18,8 @@ cdef extern from *:
     void tell_losses_grew() nogil
     void await_losses() nogil
     void renew_losses_grew() nogil
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil,
+                       void (*child)() noexcept nogil)
 
 
 # The close callbacks that have not been called: number -> weak reference to the connection, which
@@ -41,7 +43,7 @@ cdef bint losses_are_told = False
 
 cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept nogil:
     global last_loss
-    loss = <Loss *>malloc(sizeof(Loss))
+    cdef Loss *loss = <Loss *>malloc(sizeof(Loss))
     if loss is NULL:
         tell_loss(<uintptr_t>number, reason)
         return
@@ -55,6 +57,7 @@ cdef void on_close(lib.virConnectPtr handle, int reason, void *number) noexcept 
 
 cdef Loss *await_loss() noexcept nogil:
     global first_loss, last_loss
+    cdef Loss *loss
     lock_losses()
     while first_loss is NULL:
         await_losses()
@@ -95,6 +98,7 @@ def tell_losses():
 cdef bint set_told(bint told) noexcept nogil:
     # What it was before.
     global losses_are_told
+    cdef bint before
     lock_losses()
     before, losses_are_told = losses_are_told, told
     unlock_losses()
@@ -114,6 +118,7 @@ cdef int start_telling_losses() except -1:
 cdef void forget_losses() noexcept nogil:
     # In a forked child, which has no such thread, nor any use for its parent's connections.
     global first_loss, last_loss, losses_are_told
+    cdef Loss *loss
     while first_loss is not NULL:
         loss = first_loss
         first_loss = loss.next

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 
-import pytest
 from daemon import stopped, wait_until
 
 import pyvirhost
@@ -72,8 +71,6 @@ def test_a_child_opens_connections_while_its_parent_opens_some(daemon):
     """)
 
 
-@pytest.mark.xfail(reason="libvirt's default event loop is left by locks that others may hold",
-                   strict=False)
 def test_a_child_goes_on_while_other_threads_use_the_loop(daemon):
     run(daemon, """
     def work():

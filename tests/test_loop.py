@@ -397,6 +397,27 @@ def test_what_another_callback_removes_is_not_called():
             end.close()
 
 
+def test_a_second_watch_of_a_descriptor_that_the_first_removes_is_not_called(pair):
+    ours, theirs = pair
+    watches = []
+
+    def remove_all(watch):
+        for other in watches:
+            other.remove()
+
+    watches += [Watch(ours.fileno(), 0, remove_all) for _ in range(2)]
+    theirs.send(b"x")
+    blocked, block = threading.Event(), threading.Event()
+    blocker = Timer(0, lambda timer: (timer.remove(), blocked.set(), block.wait(20)))
+    assert blocked.wait(20)
+    for watch in watches:
+        watch.update(READABLE)
+    block.set()
+    for source in (*watches, blocker):
+        source.await_release()
+    assert sum(len(watch.calls) for watch in watches) == 1
+
+
 def test_timers_that_other_timers_remove_or_move_are_not_called():
     blocked, block = threading.Event(), threading.Event()
     timers = []
