@@ -70,14 +70,16 @@ def print_samples(samples: Iterable[Sample], hosts: Iterable[str], count: int | 
     missing = dict.fromkeys(hosts, count or float("inf"))
     failed = False
     for sample in samples:
-        if not missing[sample.host]:
+        if sample.host not in missing:
             continue
         text, error = line_of(sample)
         write(text)
         failed |= error is not None
         missing[sample.host] -= 1
-        if not any(missing.values()):
-            break
+        if not missing[sample.host]:
+            del missing[sample.host]
+            if not missing:
+                break
     return HOST_FAILED if failed else 0
 
 

@@ -192,7 +192,11 @@ def read_kept(host: Host, reading: Reading, key: bytes | int, task: bytes) -> Sa
 
 
 def _close_unused() -> None:
-    for key, kept in list(_kept.items()):
+    while True:
+        try:
+            key, kept = next(iter(_kept.items()))
+        except (StopIteration, RuntimeError):  # there is none, or another task has just changed it
+            break
         if kept.used + _KEPT > time.monotonic():
             break
         if _kept.pop(key, None) is kept:
