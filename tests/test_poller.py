@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -90,6 +91,52 @@ def test_latest_gives_the_age_of_what_it_gives():
         assert age >= least - 0.01
         wait_until(lambda: poller.latest()["here"][1] > age + 0.2, "it to age")
     assert poller.latest()["here"][0].host == "here"
+
+
+def test_latest_of_one_host():
+    with pyvirhost.Poller({"here": HERE, "there": HERE}, interval=0.3) as poller:
+        poller.remove("there")
+        assert poller.latest("here") is None
+        sample = next(poller)
+        found, age = poller.latest("here")
+        assert (found, age >= 0) == (sample, True)
+        with pytest.raises(KeyError, match="there is no host 'there'"):
+            poller.latest("there")
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_many_hosts_come_and_go_at_once_or_not_at_all(runs):
+    with contextlib.ExitStack() as stack:
+        poller = pyvirhost.Poller([], interval=0.2)
+        if runs:
+            stack.enter_context(poller)
+        before = poller.hosts
+        many = hosts_of({f"host{number}": HERE for number in range(500)})
+        poller.add(*many)
+        assert before == {}
+        assert list(poller.hosts.values()) == many
+        assert poller.hosts is poller.hosts
+        with pytest.raises(ValueError, match="there is already a host 'host7'"):
+            poller.add(HERE, many[7])
+        with pytest.raises(KeyError, match="there is no host 'nobody'"):
+            poller.remove("host1", "nobody")
+        assert len(poller.hosts) == len(poller.overruns) == 500
+        stack.enter_context(poller)
+        wait_until(lambda: len(poller.latest()) == 500, "a sample of each")
+        poller.remove(*(host.name for host in many[1:]))
+        assert poller.hosts == {"host0": many[0]}
+        assert {next(poller).host for _ in range(5)} == {"host0"}
+
+
+def test_a_sample_wakes_few_threads():
+    with pyvirhost.Poller({f"host{number}": HERE for number in range(500)}, interval=1) as poller:
+        for _ in range(1000):
+            next(poller)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        for _ in range(1000):
+            next(poller)
+        # The clock, a worker and this thread for each of them would be 3000.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before < 2500
 
 
 def test_hosts_come_and_go_while_it_runs():
@@ -512,12 +559,13 @@ def test_exceptions_of_signal_handlers_break_nothing():
 
 
 class Alarming(str):
-    """A name at whose use a signal comes."""
+    """A name at whose use by the poller a signal comes, while the caller waits for that."""
 
     __slots__ = ()
 
     def __hash__(self):
-        signal.raise_signal(signal.SIGALRM)
+        if threading.get_ident() != threading.main_thread().ident:
+            signal.raise_signal(signal.SIGALRM)
         return super().__hash__()
 
 

@@ -103,7 +103,7 @@ def sweep(command: Command, hosts: "Sequence[Host]", arguments: argparse.Namespa
     """Ask all hosts, repeatedly with --watch, and return the exit status."""
     from pyvirhost.poll.fleet import Fleet
 
-    fleet = Fleet(hosts, workers=arguments.parallel, max_connects=None,
+    fleet = Fleet(hosts, workers=arguments.parallel, max_connects=arguments.parallel,
                   keeps=arguments.watch is not None)
     asked = Sweep(fleet, on_answer=tell if arguments.verbose else None)
     start = time.monotonic()

@@ -34,12 +34,12 @@ def poll(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
         patience = max(arguments.interval * _PATIENCE, LEAST_SECONDS)
         source = Fleet([replace(host, timeout=host.timeout or arguments.interval)
                         for host in hosts],
-                       workers=arguments.parallel, max_connects=None, patience=patience,
-                       keeps=False)
+                       workers=arguments.parallel, max_connects=arguments.parallel,
+                       patience=patience, keeps=False)
         samples = map(sample_of, source.ask(reading))
     else:
         source = Poller(hosts, interval=arguments.interval, fields=reading.fields,
-                        workers=arguments.parallel, max_connects=None)
+                        workers=arguments.parallel, max_connects=arguments.parallel)
         samples = source.__iter__()
     ended: SimpleQueue[int | BaseException] = SimpleQueue()
 
