@@ -235,6 +235,7 @@ def test_an_answer_does_not_wait_for_the_next_question(limits):
         return connection.uri() == HERE or come.wait(30)
 
     with pyvirhost.Fleet([HERE, "test:///default?"], **limits) as fleet:
+        assert all(answer.result for answer in fleet.ask(name_of))  # connects them
         answers = fleet.ask(question)
         assert next(answers).host.uri == HERE
         come.set()
