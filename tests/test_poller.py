@@ -639,6 +639,49 @@ def test_a_program_may_end_without_stopping_it(fleet):
     """, fleet[0].test_uri) == "end\n"
 
 
+LIMIT = """
+import errno, resource, sys
+import pyvirhost
+
+hard = 300
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
+hosts = [pyvirhost.Host(name=str(number), uri=sys.argv[1]) for number in range(60)]
+
+def results(**options):
+    found = {}
+    with pyvirhost.Poller(hosts, interval=2, timeout=30, **options) as poller:
+        for sample in poller:
+            found.setdefault(sample.host, sample.error)
+            if len(found) == 60:
+                return found
+"""
+
+
+def test_hosts_for_which_there_is_no_descriptor_say_so():
+    with Daemon(settings="max_clients = 100\n") as daemon:
+        run(LIMIT + textwrap.dedent("""
+            found = results()
+            errors = [error for error in found.values() if error is not None]
+            assert 60 - 60 / 2 < len(errors) < 60, errors
+            for error in errors:
+                assert type(error) is OSError and error.errno == errno.EMFILE, error
+                assert "60 that this process may have" in str(error), error
+                assert "ulimit -n" in str(error), error
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (60, hard)
+        """), daemon.test_uri)
+
+
+def test_a_poller_raises_the_limit_of_descriptors_if_asked_to():
+    with Daemon(settings="max_clients = 100\n") as daemon:
+        run(LIMIT + textwrap.dedent("""
+            poller = pyvirhost.Poller(hosts, raise_descriptor_limit=True)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (60, hard)  # not before it starts
+            found = results(raise_descriptor_limit=True)
+            assert set(found.values()) == {None}, found
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        """), daemon.test_uri)
+
+
 def test_a_poller_that_was_not_started_works_in_a_child(fleet):
     poller = pyvirhost.Poller(uris(fleet[:2]), interval=0.1)
 
@@ -693,6 +736,7 @@ def test_a_poller_that_runs_is_refused_in_a_child(fleet):
     ({"workers": 0}, ValueError, "workers must be at least 1, not 0"),
     ({"workers": 1.5}, TypeError, "workers must be an int, not float"),
     ({"max_connects": 0}, ValueError, "max_connects must be at least 1"),
+    ({"raise_descriptor_limit": 1}, TypeError, "raise_descriptor_limit must be a bool, not int"),
     ({"fields": []}, ValueError, "fields must not be empty"),
     ({"fields": "node_info"}, TypeError, "fields must be a list of str, not str"),
     ({"fields": ["node_info", "load"]}, ValueError, "fields has 'load', which is none of"),
@@ -704,7 +748,7 @@ def test_a_poller_that_runs_is_refused_in_a_child(fleet):
 ])
 def test_bad_input_is_refused_before_anything_is_done(changes, kind, message):
     for call in (pyvirhost.Poller, pyvirhost.poll_once):
-        if call is pyvirhost.poll_once and "interval" in changes:
+        if call is pyvirhost.poll_once and changes.keys() & {"interval", "raise_descriptor_limit"}:
             continue
         with pytest.raises(kind, match=message):
             call(**{"hosts": [HERE], **changes})

@@ -81,6 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     if wrong:
         return fail(wrong, WRONG_COMMAND_LINE)
     hosts = [opened_for(command, host, arguments, alone=len(hosts) == 1) for host in hosts]
+    if len(hosts) > 1:
+        from pyvirhost.poll.descriptors import raise_descriptor_limit
+
+        raise_descriptor_limit()
     if command.run is not None:
         return command.run(hosts, arguments)
     question = command.question(arguments)

@@ -9,6 +9,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, overload
 
+from pyvirhost.poll import descriptors
 from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
 from pyvirhost.poll.fleet import Fleet, Member, Turn
 from pyvirhost.poll.host import Host, Hosts, hosts_by_name
@@ -142,6 +143,9 @@ class Poller:
         How many of these may be hosts that must be connected first. By default half of the
         `workers`, so that hosts that are gone leave room for the others.
 
+    raise_descriptor_limit : bool, default False
+        Whether starting raises this process's soft limit of file descriptors to its hard limit, so
+        that more hosts fit. Programs that call ``select`` can't handle so many.
 
     Raises
     ------
@@ -179,7 +183,12 @@ class Poller:
         page_sizes: Iterable[int] | None = None,
         workers: int | None = None,
         max_connects: int | None = None,
+        raise_descriptor_limit: bool = False,
     ) -> None:
+        if not isinstance(raise_descriptor_limit, bool):
+            raise TypeError("raise_descriptor_limit must be a bool, not "
+                            f"{type(raise_descriptor_limit).__name__}")
+        self._raises_limit = raise_descriptor_limit
         self._interval = checked_seconds(interval, "interval")
         self._timeout = self._interval if timeout is None else checked_seconds(timeout, "timeout")
         self.reading = Reading(fields, page_sizes)
@@ -216,6 +225,8 @@ class Poller:
         """
         self._fleet.check("poller")
         if not self._is_running:
+            if self._raises_limit:
+                descriptors.raise_descriptor_limit()
             self._fleet.clock.start()
             self._fleet.clock.do(self._begin)
 
