@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import COMMAND, ROOT
-from daemon import wait_until
+from daemon import Daemon, wait_until
 
 # A command of each kind: a value, a table, the report, lines of JSON, help, and ones that fail.
 KINDS = {
@@ -96,6 +96,17 @@ def test_any_limit_of_descriptors(daemon, words):
     assert list(outcomes.values()) == sorted(outcomes.values(), reverse=True)
     assert outcomes[6] == 1
     assert outcomes[64] == 0
+
+
+def test_many_hosts_raise_the_soft_limit_of_descriptors(tmp_path):
+    hosts = tmp_path / "hosts.toml"
+    with Daemon(settings="max_clients = 100\n") as daemon:
+        hosts.write_text("[hosts]\n" + "".join(
+            f'h{number} = "{daemon.test_uri}"\n' for number in range(60)))
+        for words in (["poll", "--once", "--interval", "60"], ["hostname"]):
+            limits = "ulimit -S -n 60\nulimit -H -n 300"
+            done = run(["--hosts", str(hosts), *words, "--parallel", "60"], limits, uri="")
+            assert (done.returncode, done.stderr) == (0, ""), done
 
 
 NO_THREADS = """

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -86,6 +87,26 @@ def test_hosts_come_and_go():
             fleet.add("test:///default?")
 
 
+def test_many_hosts_come_and_go_at_once_or_not_at_all():
+    more = hosts_of({"one": HERE, "two": HERE})
+    with pyvirhost.Fleet() as fleet:
+        before = fleet.hosts
+        fleet.add(*more)
+        assert before == {}
+        assert list(fleet.hosts.values()) == more
+        assert fleet.hosts is fleet.hosts
+        assert answers_of(fleet, name_of).keys() == {"one", "two"}
+        with pytest.raises(ValueError, match="there is already a host 'two'"):
+            fleet.add(HERE, more[1])
+        with pytest.raises(ValueError, match="hosts has 'test:///default' twice"):
+            fleet.add(HERE, HERE)
+        with pytest.raises(KeyError, match="there is no host 'three'"):
+            fleet.remove("one", "three")
+        assert answers_of(fleet, name_of).keys() == {"one", "two"}
+        fleet.remove("two", "one")
+        assert fleet.hosts == answers_of(fleet, name_of) == {}
+
+
 # ---- answers ------------------------------------------------------------------------------------
 
 def too_deep(connection):
@@ -154,6 +175,78 @@ def test_a_host_that_can_not_be_opened_says_so():
         answer, = fleet.ask(name_of)
     assert isinstance(answer.error, pyvirhost.LibvirtError)
     assert not answer.connected
+
+
+# ---- how many threads ask -----------------------------------------------------------------------
+
+def here(count):
+    return dict.fromkeys(map(str, range(count)), HERE)
+
+
+def test_hosts_that_take_long_are_all_asked_at_once():
+    together = threading.Barrier(100)
+    with pyvirhost.Fleet(here(100)) as fleet:
+        for _ in range(2):
+            answers = answers_of(fleet, lambda connection: together.wait(20))
+            assert sorted(answer.result for answer in answers.values()) == list(range(100))
+
+
+def test_no_more_than_256_hosts_are_asked_at_once():
+    go_on = threading.Event()
+    with pyvirhost.Fleet(here(260)) as fleet:
+        assert all(answer.result for answer in fleet.ask(name_of))
+        try:
+            errors = [answer.error for answer in fleet.ask(lambda connection: go_on.wait(30),
+                                                           timeout=2)]
+            asked = [error for error in errors if "no answer" in str(error)]
+            assert len(asked) == 256
+            assert all("since all 256 workers are busy" in str(error)
+                       for error in errors if error not in asked)
+        finally:
+            go_on.set()
+
+
+def test_hosts_that_are_gone_leave_half_of_the_workers_to_others(fleet):
+    gone = hosts_of({f"gone{number}": fleet[0].test_uri for number in range(8)}, keepalive=None)
+    well = hosts_of({"well0": HERE, "well1": HERE})
+    with pyvirhost.Fleet([*well, *gone], workers=4) as hosts:
+        assert all(answers_of(hosts, name_of, ["well0", "well1"]).values())
+        with stopped(fleet[0]):
+            waiting = hosts.ask(name_of, [host.name for host in gone])
+            for _ in range(20):
+                assert all(answer.result for answer in hosts.ask(name_of, ["well0", "well1"]))
+            assert threads() <= 4
+        assert all(answer.result for answer in waiting)
+
+
+def test_short_questions_take_few_threads_where_the_processor_is_busy(monkeypatch):
+    monkeypatch.setattr("pyvirhost.poll.workers.processors", lambda: 0)
+    with pyvirhost.Fleet(here(3000)) as fleet:
+        for _ in range(2):
+            assert all(answer.result for answer in fleet.ask(name_of))
+        assert threads() < 20
+
+
+@pytest.mark.parametrize("limits", [{"workers": 1}, {"workers": 2, "max_connects": 2}, {}])
+def test_an_answer_does_not_wait_for_the_next_question(limits):
+    come = threading.Event()
+
+    def question(connection):
+        return connection.uri() == HERE or come.wait(30)
+
+    with pyvirhost.Fleet([HERE, "test:///default?"], **limits) as fleet:
+        assert all(answer.result for answer in fleet.ask(name_of))  # connects them
+        answers = fleet.ask(question)
+        assert next(answers).host.uri == HERE
+        come.set()
+        assert next(answers).result
+
+
+def test_an_answer_does_not_wait_until_a_connection_is_closed(own_daemon):
+    with pyvirhost.Fleet(hosts_of(uris([own_daemon]), keepalive=None), keeps=False) as fleet:
+        answer, = fleet.ask(lambda connection: own_daemon.process.send_signal(signal.SIGSTOP))
+        own_daemon.process.send_signal(signal.SIGCONT)
+    assert answer.error is None
 
 
 # ---- hosts that hang ----------------------------------------------------------------------------
@@ -288,6 +381,24 @@ def test_without_a_thread_each_host_has_an_error():
     """)
 
 
+def test_where_no_more_threads_can_be_started_the_others_say_so():
+    run(f"""
+        import threading, pyvirhost
+        go_on = threading.Event()
+        hosts = {{"a": "test:///default", "b": "test:///default"}}
+        with pyvirhost.Fleet(hosts) as fleet:
+            assert [answer.result for answer in fleet.ask(lambda connection: 1, ["a"])] == [1]
+            {NO_THREADS}
+            waiting = fleet.ask(lambda connection: go_on.wait(30), ["a"])
+            errors = [answer.error for answer in fleet.ask(lambda connection: 1, timeout=0.5)]
+            go_on.set()
+            assert next(waiting).result
+            not_asked = str(errors[0])
+            assert "all 1 workers are busy and another could not be started" in not_asked, not_asked
+            assert "raise the limit of threads" in not_asked
+    """)
+
+
 def test_callers_take_no_lock():
     # On CPython 3.14 an exception of a signal's handler may leave such a lock held for ever.
     run("""
@@ -367,7 +478,7 @@ def test_a_finaliser_may_use_the_fleet_that_runs_it():
 
 def test_no_more_workers_than_there_may_be_but_for_those_set_aside():
     clock = Clock(lambda: None)
-    workers = Workers(2, 0.5, clock)
+    workers = Workers(2, 2, 0.5, clock)
     begun, go_on = threading.Semaphore(0), threading.Event()
 
     class Job:

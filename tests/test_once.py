@@ -102,9 +102,12 @@ def test_kept_connections_that_nobody_uses_are_closed(fleet, monkeypatch):
     close_kept()
 
 
-def test_no_more_are_connected_at_a_time_than_there_may_be(tmp_path):
+@pytest.mark.parametrize(("limits", "at_once"), [
+    ({"max_connects": 2}, 2), ({"workers": 7}, 4), ({}, 128)])
+def test_as_many_are_connected_at_a_time_as_may_be(tmp_path, limits, at_once):
     path = str(tmp_path / "silent")
-    hosts = {f"host{number}": f"test+unix:///default?socket={path}" for number in range(10)}
+    hosts = {f"host{number}": f"test+unix:///default?socket={path}"
+             for number in range(2 * at_once)}
     accepted = []
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(path)
@@ -113,7 +116,7 @@ def test_no_more_are_connected_at_a_time_than_there_may_be(tmp_path):
         # They keep their places for a twentieth of the time, which is three seconds.
         sweep = threading.Thread(
             target=pyvirhost.poll_once, args=(hosts,),
-            kwargs={"timeout": 60, "max_connects": 2})
+            kwargs={"timeout": 60, **limits})
         sweep.start()
         with contextlib.suppress(TimeoutError):
             while True:
@@ -126,4 +129,4 @@ def test_no_more_are_connected_at_a_time_than_there_may_be(tmp_path):
         connection.close()
     sweep.join(30)
     assert not sweep.is_alive()
-    assert first == 2
+    assert first == at_once

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -90,6 +91,52 @@ def test_latest_gives_the_age_of_what_it_gives():
         assert age >= least - 0.01
         wait_until(lambda: poller.latest()["here"][1] > age + 0.2, "it to age")
     assert poller.latest()["here"][0].host == "here"
+
+
+def test_latest_of_one_host():
+    with pyvirhost.Poller({"here": HERE, "there": HERE}, interval=0.3) as poller:
+        poller.remove("there")
+        assert poller.latest("here") is None
+        sample = next(poller)
+        found, age = poller.latest("here")
+        assert (found, age >= 0) == (sample, True)
+        with pytest.raises(KeyError, match="there is no host 'there'"):
+            poller.latest("there")
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_many_hosts_come_and_go_at_once_or_not_at_all(runs):
+    with contextlib.ExitStack() as stack:
+        poller = pyvirhost.Poller([], interval=0.2)
+        if runs:
+            stack.enter_context(poller)
+        before = poller.hosts
+        many = hosts_of({f"host{number}": HERE for number in range(500)})
+        poller.add(*many)
+        assert before == {}
+        assert list(poller.hosts.values()) == many
+        assert poller.hosts is poller.hosts
+        with pytest.raises(ValueError, match="there is already a host 'host7'"):
+            poller.add(HERE, many[7])
+        with pytest.raises(KeyError, match="there is no host 'nobody'"):
+            poller.remove("host1", "nobody")
+        assert len(poller.hosts) == len(poller.overruns) == 500
+        stack.enter_context(poller)
+        wait_until(lambda: len(poller.latest()) == 500, "a sample of each")
+        poller.remove(*(host.name for host in many[1:]))
+        assert poller.hosts == {"host0": many[0]}
+        assert {next(poller).host for _ in range(5)} == {"host0"}
+
+
+def test_a_sample_wakes_few_threads():
+    with pyvirhost.Poller({f"host{number}": HERE for number in range(500)}, interval=1) as poller:
+        for _ in range(1000):
+            next(poller)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        for _ in range(1000):
+            next(poller)
+        # The clock, a worker and this thread for each of them would be 3000.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before < 2500
 
 
 def test_hosts_come_and_go_while_it_runs():
@@ -512,12 +559,13 @@ def test_exceptions_of_signal_handlers_break_nothing():
 
 
 class Alarming(str):
-    """A name at whose use a signal comes."""
+    """A name at whose use by the poller a signal comes, while the caller waits for that."""
 
     __slots__ = ()
 
     def __hash__(self):
-        signal.raise_signal(signal.SIGALRM)
+        if threading.get_ident() != threading.main_thread().ident:
+            signal.raise_signal(signal.SIGALRM)
         return super().__hash__()
 
 
@@ -591,6 +639,49 @@ def test_a_program_may_end_without_stopping_it(fleet):
     """, fleet[0].test_uri) == "end\n"
 
 
+LIMIT = """
+import errno, resource, sys
+import pyvirhost
+
+hard = 300
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
+hosts = [pyvirhost.Host(name=str(number), uri=sys.argv[1]) for number in range(60)]
+
+def results(**options):
+    found = {}
+    with pyvirhost.Poller(hosts, interval=2, timeout=30, **options) as poller:
+        for sample in poller:
+            found.setdefault(sample.host, sample.error)
+            if len(found) == 60:
+                return found
+"""
+
+
+def test_hosts_for_which_there_is_no_descriptor_say_so():
+    with Daemon(settings="max_clients = 100\n") as daemon:
+        run(LIMIT + textwrap.dedent("""
+            found = results()
+            errors = [error for error in found.values() if error is not None]
+            assert 60 - 60 / 2 < len(errors) < 60, errors
+            for error in errors:
+                assert type(error) is OSError and error.errno == errno.EMFILE, error
+                assert "60 that this process may have" in str(error), error
+                assert "ulimit -n" in str(error), error
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (60, hard)
+        """), daemon.test_uri)
+
+
+def test_a_poller_raises_the_limit_of_descriptors_if_asked_to():
+    with Daemon(settings="max_clients = 100\n") as daemon:
+        run(LIMIT + textwrap.dedent("""
+            poller = pyvirhost.Poller(hosts, raise_descriptor_limit=True)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (60, hard)  # not before it starts
+            found = results(raise_descriptor_limit=True)
+            assert set(found.values()) == {None}, found
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        """), daemon.test_uri)
+
+
 def test_a_poller_that_was_not_started_works_in_a_child(fleet):
     poller = pyvirhost.Poller(uris(fleet[:2]), interval=0.1)
 
@@ -645,6 +736,7 @@ def test_a_poller_that_runs_is_refused_in_a_child(fleet):
     ({"workers": 0}, ValueError, "workers must be at least 1, not 0"),
     ({"workers": 1.5}, TypeError, "workers must be an int, not float"),
     ({"max_connects": 0}, ValueError, "max_connects must be at least 1"),
+    ({"raise_descriptor_limit": 1}, TypeError, "raise_descriptor_limit must be a bool, not int"),
     ({"fields": []}, ValueError, "fields must not be empty"),
     ({"fields": "node_info"}, TypeError, "fields must be a list of str, not str"),
     ({"fields": ["node_info", "load"]}, ValueError, "fields has 'load', which is none of"),
@@ -656,7 +748,7 @@ def test_a_poller_that_runs_is_refused_in_a_child(fleet):
 ])
 def test_bad_input_is_refused_before_anything_is_done(changes, kind, message):
     for call in (pyvirhost.Poller, pyvirhost.poll_once):
-        if call is pyvirhost.poll_once and "interval" in changes:
+        if call is pyvirhost.poll_once and changes.keys() & {"interval", "raise_descriptor_limit"}:
             continue
         with pytest.raises(kind, match=message):
             call(**{"hosts": [HERE], **changes})

@@ -81,6 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     if wrong:
         return fail(wrong, WRONG_COMMAND_LINE)
     hosts = [opened_for(command, host, arguments, alone=len(hosts) == 1) for host in hosts]
+    if len(hosts) > 1:
+        from pyvirhost.poll.descriptors import raise_descriptor_limit
+
+        raise_descriptor_limit()
     if command.run is not None:
         return command.run(hosts, arguments)
     question = command.question(arguments)
@@ -103,7 +107,7 @@ def sweep(command: Command, hosts: "Sequence[Host]", arguments: argparse.Namespa
     """Ask all hosts, repeatedly with --watch, and return the exit status."""
     from pyvirhost.poll.fleet import Fleet
 
-    fleet = Fleet(hosts, workers=arguments.parallel, max_connects=None,
+    fleet = Fleet(hosts, workers=arguments.parallel, max_connects=arguments.parallel,
                   keeps=arguments.watch is not None)
     asked = Sweep(fleet, on_answer=tell if arguments.verbose else None)
     start = time.monotonic()

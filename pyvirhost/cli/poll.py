@@ -34,12 +34,12 @@ def poll(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
         patience = max(arguments.interval * _PATIENCE, LEAST_SECONDS)
         source = Fleet([replace(host, timeout=host.timeout or arguments.interval)
                         for host in hosts],
-                       workers=arguments.parallel, max_connects=None, patience=patience,
-                       keeps=False)
+                       workers=arguments.parallel, max_connects=arguments.parallel,
+                       patience=patience, keeps=False)
         samples = map(sample_of, source.ask(reading))
     else:
         source = Poller(hosts, interval=arguments.interval, fields=reading.fields,
-                        workers=arguments.parallel, max_connects=None)
+                        workers=arguments.parallel, max_connects=arguments.parallel)
         samples = source.__iter__()
     ended: SimpleQueue[int | BaseException] = SimpleQueue()
 
@@ -70,14 +70,16 @@ def print_samples(samples: Iterable[Sample], hosts: Iterable[str], count: int | 
     missing = dict.fromkeys(hosts, count or float("inf"))
     failed = False
     for sample in samples:
-        if not missing[sample.host]:
+        if sample.host not in missing:
             continue
         text, error = line_of(sample)
         write(text)
         failed |= error is not None
         missing[sample.host] -= 1
-        if not any(missing.values()):
-            break
+        if not missing[sample.host]:
+            del missing[sample.host]
+            if not missing:
+                break
     return HOST_FAILED if failed else 0
 
 

@@ -24,14 +24,10 @@ _FEW = 64
 class Alarm:
     """Something to do at a certain time."""
 
-    __slots__ = ("act", "order")
+    __slots__ = ("act",)
 
-    def __init__(self, when: float, number: int, act: Act) -> None:
-        self.order = when, number
+    def __init__(self, act: Act) -> None:
         self.act: Act | None = act
-
-    def __lt__(self, other: "Alarm") -> bool:
-        return self.order < other.order
 
 
 class Clock:
@@ -47,17 +43,21 @@ class Clock:
     Parameters
     ----------
     at_end : callable
-        Called by the thread just before it ends.
+        Called by the thread just before it ends, under the lock.
+    at_rest : callable, optional
+        Called by the thread before it sleeps or ends, under the lock.
     """
 
-    def __init__(self, at_end: Act) -> None:
+    def __init__(self, at_end: Act, at_rest: Act = lambda: None) -> None:
         self.lock = RLock()
+        self.at_rest = at_rest
         self._at_end = at_end
         # Whoever takes it is the clock's thread; more than one may be started.
         self._place = [True]
         self._requests: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = (
             SimpleQueue())
-        self._alarms: list[Alarm] = []
+        # Their times come first, and no two numbers are equal: Python code compares none of them.
+        self._alarms: list[tuple[float, int, Alarm]] = []
         self._called_off = 0
         self._numbers = itertools.count()
         self._asleep_until = -math.inf
@@ -119,9 +119,10 @@ class Clock:
 
     def at(self, when: float, act: Act) -> Alarm:
         """Have the thread call `act` at a time. The caller holds the lock."""
-        alarm = Alarm(when, next(self._numbers), act)
-        heapq.heappush(self._alarms, alarm)
+        alarm = Alarm(act)
+        heapq.heappush(self._alarms, (when, next(self._numbers), alarm))
         if when < self._asleep_until:
+            self._asleep_until = when
             self._requests.put(None)
         return alarm
 
@@ -132,7 +133,7 @@ class Clock:
         alarm.act = None
         self._called_off += 1
         if self._called_off > _FEW and self._called_off > len(self._alarms) // 2:
-            self._alarms = [kept for kept in self._alarms if kept.act is not None]
+            self._alarms = [entry for entry in self._alarms if entry[2].act is not None]
             heapq.heapify(self._alarms)
             self._called_off = 0
 
@@ -172,7 +173,9 @@ class Clock:
             while True:
                 with self.lock:
                     now = time.monotonic()
+                    self._asleep_until = -math.inf
                     self._do_what_is_due(now)
+                    self.at_rest()
                     if self._ends_at < math.inf and (self._is_done() or now >= self._ends_at):
                         break
                     wakes_at = min(self._next(), self._ends_at)
@@ -186,6 +189,7 @@ class Clock:
         finally:
             with self.lock:
                 self._at_end()
+                self.at_rest()
             self._thread = None
             self._ended.put(None)
 
@@ -193,9 +197,9 @@ class Clock:
         # What runs may set alarms for now, which must wait for the next round: no rounding error
         # can keep this thread here forever.
         for _ in range(len(self._alarms)):
-            if self._alarms[0].order[0] > now:
+            if self._alarms[0][0] > now:
                 break
-            alarm = heapq.heappop(self._alarms)
+            alarm = heapq.heappop(self._alarms)[2]
             act, alarm.act = alarm.act, None
             if act is None:
                 self._called_off -= 1
@@ -203,7 +207,10 @@ class Clock:
                 act()
 
     def _next(self) -> float:
-        return self._alarms[0].order[0] if self._alarms else math.inf
+        while self._alarms and self._alarms[0][2].act is None:
+            heapq.heappop(self._alarms)
+            self._called_off -= 1
+        return self._alarms[0][0] if self._alarms else math.inf
 
     def _pause(self, until: float) -> float | None:
         return None if until == math.inf else max(0.0, until - time.monotonic())

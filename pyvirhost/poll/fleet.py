@@ -1,37 +1,45 @@
 """Many hosts that can be asked any question, and none of which can delay another.
 
 The fleet's own thread, its clock, gives questions to workers and notices which hosts take too
-long. Some workers ask connected hosts, others ask hosts that must be connected first, so that hosts
-that are gone hold up no others. One thread at a time asks a host; while that thread hangs, no other
-does.
+long. Only some of the workers may ask hosts that must be connected first, so that hosts that are
+gone hold up no others. One thread at a time asks a host; while that thread hangs, no other does.
 """
 
 import math
 import time
 from _thread import get_ident
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import pyvirhost
 from pyvirhost.poll.arguments import check_number, checked_seconds
 from pyvirhost.poll.clock import Alarm, Clock
-from pyvirhost.poll.host import Host, Hosts, host_of, hosts_by_name
+from pyvirhost.poll.host import Host, Hosts, hosts_by_name
 from pyvirhost.poll.link import Answer, Link, Question, without_frames
 from pyvirhost.poll.workers import Workers
 
 T = TypeVar("T")
 
-WORKERS = 32
-MAX_CONNECTS = 16
-"""A libvirt daemon accepts up to 20 clients that have not authenticated yet."""
+MOST_WORKERS = 256
+"""How many hosts are asked at a time if nobody says. A thread takes little but address space."""
 
 # How many seconds to wait at the end for threads whose hosts may hang.
 _FAREWELL = 0.8
+
+
+class Limit:
+    """When several turns are given up, unless all are over before."""
+
+    __slots__ = ("alarm", "turns_left")
+
+    def __init__(self, turns_left: int, alarm: Alarm) -> None:
+        self.turns_left = turns_left
+        self.alarm = alarm
 
 
 class Turn:
@@ -40,43 +48,44 @@ class Turn:
     Parameters
     ----------
     question : callable
-    deadline : float
-        When to give up, by the monotonic clock.
     deliver : callable
         Called once with the answer, under the clock's lock. It must not raise.
     came_late : callable, optional
         Called with what the host says after the question was given up.
     """
 
-    __slots__ = ("alarms", "asked", "asked_at", "began", "came_late", "deadline", "deliver",
-                 "is_over", "question", "started_at")
+    __slots__ = ("alarm", "asked", "asked_at", "began", "came_late", "deadline", "deliver",
+                 "is_over", "limit", "question", "started_at")
 
-    def __init__(self, question: Question[Any], deadline: float,
-                 deliver: Callable[[Answer[Any]], object],
+    def __init__(self, question: Question[Any], deliver: Callable[[Answer[Any]], object],
                  came_late: Callable[[Answer[Any]], object] | None = None) -> None:
         self.question = question
-        self.deadline = deadline
         self.deliver = deliver
         self.came_late = came_late
         self.asked, self.asked_at = time.monotonic(), time.time()
         self.began = math.inf
         self.started_at = 0.0
         self.is_over = False
-        self.alarms: list[Alarm] = []
+        # When to give up, by the monotonic clock: together with others, or earlier alone.
+        self.deadline = math.inf
+        self.limit: Limit | None = None
+        self.alarm: Alarm | None = None
 
 
 class Member:
     """A host of a fleet: its link, its current question, and those that wait."""
+
+    __slots__ = ("current", "fleet", "hangs", "host", "is_queued", "leaves", "link", "thread",
+                 "turns")
 
     def __init__(self, fleet: "Fleet", host: Host,
                  on_loss: "Callable[[pyvirhost.Connection], object] | None") -> None:
         self.fleet = fleet
         self.host = host
         self.link = Link(host, on_loss)
-        self.turns: deque[Turn] = deque()
-        # The thread that serves the host, which workers it belongs to, and its current turn.
+        self.turns: list[Turn] = []
+        # The thread that serves the host, and its current turn.
         self.thread: int | None = None
-        self.workers: Workers | None = None
         self.current: Turn | None = None
         # The turn was given up, but the thread has not come back.
         self.hangs = False
@@ -103,11 +112,12 @@ class Fleet:
     ----------
     hosts : mapping of str to str, or iterable of str or Host
         URIs by name, URIs that also serve as names, or `Host` objects. It may be empty.
-    workers : int, default 32
-        How many hosts to ask at a time.
-    max_connects : int or None, default 16
-        How many more hosts, which must be connected first, to ask at a time. With None they count
-        among the `workers`.
+    workers : int, optional
+        How many hosts to ask at a time, at most. By default up to 256, each in a thread that is
+        started when hosts have to wait, and ends when it is not needed any more.
+    max_connects : int, optional
+        How many of these may be hosts that must be connected first. By default half of the
+        `workers`, so that hosts that are gone leave room for the others.
     patience : float, optional
         Seconds after which a host that has not answered no longer counts towards these limits. By
         default it counts until its timeout.
@@ -140,28 +150,33 @@ class Fleet:
         self,
         hosts: Hosts = (),
         *,
-        workers: int = WORKERS,
-        max_connects: int | None = MAX_CONNECTS,
+        workers: int | None = None,
+        max_connects: int | None = None,
         patience: float | None = None,
         keeps: bool = True,
         on_loss: "Callable[[str, pyvirhost.Connection], object] | None" = None,
         on_close: Callable[[], object] | None = None,
     ) -> None:
+        if workers is None:
+            workers = MOST_WORKERS
         check_number(workers, "workers")
-        if max_connects is not None:
-            check_number(max_connects, "max_connects")
+        if max_connects is None:
+            max_connects = (workers + 1) // 2
+        check_number(max_connects, "max_connects")
         patience = math.inf if patience is None else checked_seconds(patience, "patience")
-        self.clock = Clock(self._abandon)
-        self._asking = Workers(workers, patience, self.clock)
-        self._connecting = self._asking if max_connects is None else (
-            Workers(max_connects, patience, self.clock))
+        self.clock = Clock(self._abandon, self._hand_over)
+        self._workers = Workers(workers, max_connects, patience, self.clock)
         self._keeps = keeps
         self._on_loss = on_loss
         self._on_close = on_close
         self.members = {name: self._new_member(host)
                          for name, host in hosts_by_name(hosts).items()}
+        # The hosts as a caller gets them, if one has asked since they changed.
+        self._known: list[Mapping[str, Host]] = []
         # Those that were removed while a worker had them, by name.
         self._leaving: dict[str, Member] = {}
+        # What is to be handed over, and how, when the thread that got it has nothing else to do.
+        self._outbox: list[tuple[Callable[[Any], object], Any]] = []
         self.is_closed = False
 
     def __repr__(self) -> str:
@@ -215,62 +230,78 @@ class Fleet:
     # ---- hosts ----------------------------------------------------------------------------------
 
     @property
-    def hosts(self) -> dict[str, Host]:
-        """The hosts by name: dict of str to `Host`, a copy."""
-        self.check_process()
-        return {name: member.host for name, member in self.members.copy().items()}
+    def hosts(self) -> Mapping[str, Host]:
+        """The hosts by name, as they are now: read-only mapping of str to `Host`.
 
-    def add(self, host: Host | str) -> None:
-        """Add a host, or one given by its URI.
+        It does not change when hosts are added and removed, and is made anew only after that.
+        """
+        self.check_process()
+        known = self._known  # whoever changes the hosts puts another list there
+        if not known:
+            known.append(MappingProxyType(
+                {name: member.host for name, member in self.members.copy().items()}))
+        return known[0]
+
+    def add(self, *hosts: Host | str) -> None:
+        """Add hosts, or hosts given by their URIs: all, or none if one is invalid.
 
         Raises
         ------
-        ValueError
-            There is already a host of that name.
+        TypeError, ValueError
+            One is invalid, or there is already a host of that name.
         RuntimeError
             The fleet was closed.
         """
-        host = host_of(host)
+        new = hosts_by_name(hosts)
         self.start()
-        self.clock.do(partial(self.enter, host))
+        self.clock.do(partial(self.enter, new))
 
-    def remove(self, name: str) -> None:
-        """Remove a host and close its connection; no answer from it comes after this.
+    def remove(self, *names: str) -> None:
+        """Remove hosts and close their connections; no answer from them comes after this.
 
         Raises
         ------
         KeyError
-            There is no such host.
+            There is no host of one of the names; none is removed.
         RuntimeError
             The fleet was closed.
         """
         self.start()
-        self.clock.do(partial(self.leave, name))
+        self.clock.do(partial(self.leave, names))
 
-    def enter(self, host: Host) -> Member:
-        """Add a host and return its member. The caller holds the lock."""
-        if host.name in self.members:
-            raise ValueError(f"there is already a host {host.name!r}")
-        # A host that hangs keeps hanging: adding it again must not give it a second thread.
-        member = self._leaving.pop(host.name, None)
-        if member is None or member.host != host:
-            member = self._new_member(host)
-        member.leaves = False
-        self.members[host.name] = member
-        return member
+    def enter(self, hosts: dict[str, Host]) -> list[Member]:
+        """Add hosts and return their members. The caller holds the lock."""
+        for name in hosts:
+            if name in self.members:
+                raise ValueError(f"there is already a host {name!r}")
+        entered = []
+        for name, host in hosts.items():
+            # A host that hangs keeps hanging: adding it again must not give it a second thread.
+            member = self._leaving.pop(name, None)
+            if member is None or member.host != host:
+                member = self._new_member(host)
+            member.leaves = False
+            self.members[name] = member
+            entered.append(member)
+        self._known = []
+        return entered
 
-    def leave(self, name: str) -> None:
-        """Remove a host. The caller holds the lock."""
-        if name not in self.members:
-            raise KeyError(f"there is no host {name!r}")
-        member = self.members.pop(name)
-        for turn in (*member.turns, member.current):
-            if turn is not None:
-                self._end(turn, None)
-        member.turns.clear()
-        self._let_go(member)
-        if member.is_queued or member.thread is not None:
-            self._leaving[name] = member
+    def leave(self, names: Iterable[str]) -> None:
+        """Remove hosts. The caller holds the lock."""
+        names = dict.fromkeys(names)
+        for name in names:
+            if name not in self.members:
+                raise KeyError(f"there is no host {name!r}")
+        for name in names:
+            member = self.members.pop(name)
+            for turn in (*member.turns, member.current):
+                if turn is not None:
+                    self._end(turn, None)
+            member.turns.clear()
+            self._let_go(member)
+            if member.is_queued or member.thread is not None:
+                self._leaving[name] = member
+        self._known = []
 
     def _new_member(self, host: Host) -> Member:
         return Member(self, host, self._on_loss and partial(self._on_loss, host.name))
@@ -321,7 +352,8 @@ class Fleet:
             time.monotonic() + checked_seconds(timeout, "timeout"))
         answers: SimpleQueue[Answer[T]] = SimpleQueue()
         self.start()
-        count = self.clock.do(partial(self._ask_each, question, names, deadline, answers.put))
+        deliver = partial(self.send, answers.put)
+        count = self.clock.do(partial(self._ask_each, question, names, deadline, deliver))
         return (answers.get() for _ in range(count))
 
     def _ask_each(self, question: Question[Any], names: list[str] | None, deadline: float,
@@ -331,30 +363,40 @@ class Fleet:
             for name in names:
                 if name not in members:
                     raise KeyError(f"there is no host {name!r}")
-        for name in members if names is None else names:
-            self.put(members[name], Turn(question, deadline, deliver))
-        return len(members if names is None else names)
+        asked = [(member, Turn(question, deliver)) for member in (
+            list(members.values()) if names is None else map(members.__getitem__, names))]
+        self.put(asked, deadline)
+        return len(asked)
 
-    def put(self, member: Member, turn: Turn) -> None:
-        """Put a question to a host. The caller holds the lock."""
-        if member.hangs or self.is_closed:
-            self.give_up(member, turn)
-            return
-        member.turns.append(turn)
-        self._limit(member, turn, turn.deadline)
-        self._queue(member)
-
-    def _limit(self, member: Member, turn: Turn, deadline: float) -> None:
-        if deadline < math.inf:
-            turn.alarms.append(self.clock.at(deadline, partial(self._expire, member, turn)))
+    def put(self, asked: list[tuple[Member, Turn]], deadline: float) -> None:
+        """Put a question to each of some hosts, until a time. The caller holds the lock."""
+        limit = None if deadline == math.inf or not asked else Limit(
+            len(asked), self.clock.at(deadline, partial(self._expire_all, asked)))
+        for member, turn in asked:
+            turn.deadline, turn.limit = deadline, limit
+            if member.hangs or self.is_closed:
+                self.give_up(member, turn)
+            else:
+                member.turns.append(turn)
+                self._queue(member)
 
     def _queue(self, member: Member) -> None:
         # One that is queued or has a thread is already taken care of.
         if not member.is_queued and member.thread is None:
             member.is_queued = True
-            is_connected = member.link.connection is not None
-            member.workers = self._asking if is_connected else self._connecting
-            member.workers.do(member)
+            self._workers.do(member, connects=member.link.connection is None)
+
+    def send(self, put: Callable[[Any], object], what: Any) -> None:
+        """Call `put` with something, within ten milliseconds. The caller holds the lock.
+
+        It wakes whoever waits for that, so threads do it when they have nothing else to do.
+        """
+        self._outbox.append((put, what))
+
+    def _hand_over(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        for put, what in outbox:
+            put(what)
 
     # ---- what a worker does ---------------------------------------------------------------------
 
@@ -362,20 +404,22 @@ class Fleet:
         """Ask a host the first waiting question, and close its connection if it leaves."""
         with self.clock.lock:
             turn = self._begin(member)
-        if turn is not None:
-            answer = self._ask(member, turn)
-            with self.clock.lock:
+        answer = None if turn is None else self._ask(member, turn)
+        with self.clock.lock:
+            if turn is not None and answer is not None:
                 self._take(member, turn, answer)
-        closes = member.leaves or not self._keeps
-        while True:
+            closes = member.leaves or not self._keeps
             if closes:
-                member.link.close()
+                self._hand_over()  # closing may take long
+            else:
+                self._set_free(member)
+        while closes:
+            member.link.close()
             with self.clock.lock:
                 # It may have been removed since.
                 closes = member.leaves and member.link.connection is not None
                 if not closes:
                     self._set_free(member)
-                    return
 
     def _set_free(self, member: Member) -> None:
         member.thread = None
@@ -389,11 +433,11 @@ class Fleet:
         member.thread = get_ident()
         if not member.turns:
             return None
-        member.current = turn = member.turns.popleft()
+        member.current = turn = member.turns.pop(0)
         turn.began, turn.started_at = time.monotonic(), time.time()
         own = turn.began + (member.host.timeout or math.inf)
         if own < turn.deadline:
-            self._limit(member, turn, own)
+            turn.alarm = self.clock.at(own, partial(self._expire, member, turn))
         return turn
 
     def _ask(self, member: Member, turn: Turn) -> Answer[Any]:
@@ -419,17 +463,25 @@ class Fleet:
         if turn.is_over:
             return
         turn.is_over = True
-        for alarm in turn.alarms:
-            self.clock.call_off(alarm)
+        self.clock.call_off(turn.alarm)
+        limit = turn.limit
+        if limit is not None:
+            limit.turns_left -= 1
+            if not limit.turns_left:
+                self.clock.call_off(limit.alarm)
         if answer is not None:
             turn.deliver(answer)
+
+    def _expire_all(self, asked: list[tuple[Member, Turn]]) -> None:
+        for member, turn in asked:
+            if not turn.is_over:
+                self._expire(member, turn)
 
     def _expire(self, member: Member, turn: Turn) -> None:
         if turn is member.current:
             member.hangs = True
-            assert member.workers is not None
             assert member.thread is not None
-            member.workers.set_aside(member.thread)
+            self._workers.set_aside(member.thread)
         self.give_up(member, turn)
         if member.hangs:
             for other in tuple(member.turns):
@@ -446,15 +498,21 @@ class Fleet:
         if error is None:
             error = RuntimeError("the fleet was closed") if self.is_closed else (
                 no_answer(duration, started_at) if asked.began < math.inf else
-                self._not_asked(duration))
+                self._not_asked(member, duration))
         self._end(turn, Answer(member.host, None, error, member.link.connection is not None,
                                started_at, duration))
 
-    def _not_asked(self, duration: float) -> Exception:
-        connects = "" if self._connecting is self._asking else (
-            f" and {self._connecting.limit} connects")
-        return timeout_error(f"not asked for {duration:.1f} s, since all {self._asking.limit} "
-                             f"workers{connects} are busy")
+    def _not_asked(self, member: Member, duration: float) -> Exception:
+        workers = self._workers
+        connects = member.link.connection is None and not workers.has_room and (
+            workers.connects < workers.limit)
+        if workers.problem is not None:
+            why = (f"all {workers.count} workers are busy and another could not be started: "
+                   f"{workers.problem}")
+        else:
+            why = (f"all {workers.connects} connects" if connects else
+                   f"all {workers.limit} workers") + " are busy"
+        return timeout_error(f"not asked for {duration:.1f} s, since {why}")
 
     # ---- the end --------------------------------------------------------------------------------
 
@@ -462,12 +520,11 @@ class Fleet:
         self._abandon()
         for member in self.members.values():
             self._let_go(member)
-        for workers in {self._asking, self._connecting}:
-            workers.end()
+        self._workers.end()
         self.clock.end(time.monotonic() + _FAREWELL, self._is_deserted)
 
     def _is_deserted(self) -> bool:
-        return self._asking.count == self._connecting.count == 0
+        return self._workers.count == 0
 
     def _abandon(self) -> None:
         # Nobody may be left waiting for an answer that will not come.

@@ -53,13 +53,15 @@ class Link:
         Called with the connection, in another thread, when it is lost.
     """
 
+    __slots__ = ("_on_loss", "_opens", "connection", "host")
+
     def __init__(
         self, host: Host, on_loss: "Callable[[pyvirhost.Connection], object] | None" = None
     ) -> None:
         self.host = host
         self.connection: pyvirhost.Connection | None = None
         # Whoever asks enforces the timeout, for opening too.
-        self._opens = replace(host, timeout=None)
+        self._opens = host if host.timeout is None else replace(host, timeout=None)
         self._on_loss = on_loss
 
     def ask(self, question: Question[T]) -> Answer[T]:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from pyvirhost._events import start_thread
 from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
-from pyvirhost.poll.fleet import MAX_CONNECTS, WORKERS, Fleet, no_answer
+from pyvirhost.poll.fleet import Fleet, no_answer
 from pyvirhost.poll.host import Host, Hosts, hosts_by_name
 from pyvirhost.poll.link import Answer, Link
 from pyvirhost.poll.sample import Reading, Sample, sample_of
@@ -26,8 +26,8 @@ def poll_once(
     timeout: float = 10.0,
     fields: Iterable[str] | None = None,
     page_sizes: Iterable[int] | None = None,
-    workers: int = WORKERS,
-    max_connects: int | None = MAX_CONNECTS,
+    workers: int | None = None,
+    max_connects: int | None = None,
     executor: Executor | None = None,
 ) -> dict[str, Sample]:
     """Read each host once and return when all have answered or `timeout` has elapsed.
@@ -192,7 +192,11 @@ def read_kept(host: Host, reading: Reading, key: bytes | int, task: bytes) -> Sa
 
 
 def _close_unused() -> None:
-    for key, kept in list(_kept.items()):
+    while True:
+        try:
+            key, kept = next(iter(_kept.items()))
+        except (StopIteration, RuntimeError):  # there is none, or another task has just changed it
+            break
         if kept.used + _KEPT > time.monotonic():
             break
         if _kept.pop(key, None) is kept:

@@ -1,16 +1,18 @@
 """Many hosts, each read once per interval: a fleet, and the schedule by which it is asked."""
 
+import math
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
+from pyvirhost.poll import descriptors
 from pyvirhost.poll.arguments import LEAST_SECONDS, checked_seconds
-from pyvirhost.poll.fleet import MAX_CONNECTS, WORKERS, Fleet, Member, Turn
-from pyvirhost.poll.host import Host, Hosts, host_of
+from pyvirhost.poll.fleet import Fleet, Member, Turn
+from pyvirhost.poll.host import Host, Hosts, hosts_by_name
 from pyvirhost.poll.link import Answer
 from pyvirhost.poll.sample import Reading, Sample
 
@@ -22,21 +24,39 @@ if TYPE_CHECKING:
 _PATIENCE = 1 / 20
 # The first attempt to reconnect comes after this fraction of the interval, or after a second.
 _FIRST_RETRY = 1 / 32
+# The interval is divided into so many slots. The hosts of a slot are read together: to wake up a
+# thread costs more processor time than a reading does.
+_SLOTS = 100
 # However many multiples of it are taken modulo 1, they lie evenly between 0 and 1.
 _GOLDEN_RATIO = 0.6180339887498949
 # How many samples per host are kept until taken, and how many at least in all.
 _UNREAD_EACH, _UNREAD_LEAST = 4, 64
 
 
+class _Slot:
+    """A moment of each interval, and the hosts that are read then."""
+
+    __slots__ = ("alarm", "next_at", "number", "polled")
+
+    def __init__(self, number: int, next_at: float) -> None:
+        self.number = number
+        # By the monotonic clock.
+        self.next_at = next_at
+        self.alarm: Alarm | None = None
+        self.polled: dict[_Polled, None] = {}
+
+
 class _Polled:
     """A host while it is polled: its turns and their results."""
 
-    def __init__(self, member: Member) -> None:
+    __slots__ = ("earlier", "earlier_over", "failures", "is_removed", "is_retry", "latest",
+                 "member", "next_retry", "overruns", "poller", "slot", "turn")
+
+    def __init__(self, poller: "Poller", member: Member) -> None:
+        self.poller = poller
         self.member = member
         self.is_removed = False
-        # When its next turn is, by the monotonic clock.
-        self.slot = 0.0
-        self.next_turn: Alarm | None = None
+        self.slot: _Slot | None = None
         self.next_retry: Alarm | None = None
         self.turn: Turn | None = None
         # If so, no sample is published if this turn fails.
@@ -53,6 +73,46 @@ class _Polled:
     def is_asked(self) -> bool:
         """Whether it is being asked: it has not answered and was not given up."""
         return self.turn is not None and not self.turn.is_over
+
+    def new_turn(self, *, is_retry: bool = False) -> Turn:
+        """Return its next turn."""
+        self.is_retry = is_retry
+        self.turn = turn = Turn(self.read, self.take, self.take_late)
+        return turn
+
+    def read(
+        self, connection: "pyvirhost.Connection"
+    ) -> "tuple[pyvirhost.HostSnapshot, pyvirhost.HostRates | None]":
+        """Read the host, in a worker. Rates over a gap might span a reboot."""
+        snapshot = self.poller.reading(connection)
+        earlier = self.earlier if self.earlier_over is connection else None
+        return snapshot, snapshot.rates(earlier)
+
+    def take(self, answer: Answer[Any]) -> None:
+        """Take the result of a turn. The caller holds the lock."""
+        if self.is_removed or self.member.fleet.is_closed:
+            return
+        snapshot, rates = answer.result or (None, None)
+        sample = Sample(answer.host.name, snapshot, rates, answer.error, answer.started_at,
+                        answer.duration)
+        hangs = self.member.hangs
+        if not (sample.error is not None and self.is_retry) or hangs:
+            self.latest = sample, time.monotonic() - sample.duration
+            self.poller.publish(self, sample)
+        if sample.error is None:
+            self.failures = 0
+            self.earlier, self.earlier_over = snapshot, self.member.link.connection
+        elif not hangs:
+            self.poller.ask_later(self)
+
+    def take_late(self, answer: Answer[Any]) -> None:
+        """Take a result that is too old, but shows that the host is back."""
+        if self.is_removed or self.member.fleet.is_closed:
+            return
+        if answer.error is not None:
+            self.poller.ask_later(self)
+        elif not self.is_asked:
+            self.poller.ask(self)
 
 
 class Poller:
@@ -75,13 +135,17 @@ class Poller:
         What to read, as in `Connection.snapshot`.
     page_sizes : iterable of int, optional
         In KiB, as in `Connection.snapshot`.
-    workers : int, default 32
-        How many hosts to read at a time. A host that takes longer than a twentieth of the interval
-        no longer counts.
-    max_connects : int or None, default 16
-        How many more hosts to connect at a time, counted in the same way. With None they count
-        among the `workers`. A libvirt daemon accepts up to 20 clients that have not authenticated
-        yet.
+    workers : int, optional
+        How many hosts to read at a time, at most. By default up to 256, each in a thread that is
+        started when hosts have to wait, and ends when it is not needed any more. A host that takes
+        longer than a twentieth of the interval no longer counts.
+    max_connects : int, optional
+        How many of these may be hosts that must be connected first. By default half of the
+        `workers`, so that hosts that are gone leave room for the others.
+
+    raise_descriptor_limit : bool, default False
+        Whether starting raises this process's soft limit of file descriptors to its hard limit, so
+        that more hosts fit. Programs that call ``select`` can't handle so many.
 
     Raises
     ------
@@ -117,20 +181,29 @@ class Poller:
         timeout: float | None = None,
         fields: Iterable[str] | None = None,
         page_sizes: Iterable[int] | None = None,
-        workers: int = WORKERS,
-        max_connects: int | None = MAX_CONNECTS,
+        workers: int | None = None,
+        max_connects: int | None = None,
+        raise_descriptor_limit: bool = False,
     ) -> None:
+        if not isinstance(raise_descriptor_limit, bool):
+            raise TypeError("raise_descriptor_limit must be a bool, not "
+                            f"{type(raise_descriptor_limit).__name__}")
+        self._raises_limit = raise_descriptor_limit
         self._interval = checked_seconds(interval, "interval")
         self._timeout = self._interval if timeout is None else checked_seconds(timeout, "timeout")
-        self._reading = Reading(fields, page_sizes)
+        self.reading = Reading(fields, page_sizes)
         patience = min(self._interval, self._timeout) * _PATIENCE
         self._fleet = Fleet(hosts, workers=workers, max_connects=max_connects,
                             patience=max(patience, LEAST_SECONDS),
                             on_loss=self._lost, on_close=self._end_iterations)
-        self._polled = {name: _Polled(member) for name, member in self._fleet.members.items()}
+        self._polled = {name: _Polled(self, member) for name, member in self._fleet.members.items()}
         # Waiting for these needs no lock, and can be interrupted by a signal at any moment.
         self._unread: SimpleQueue[tuple[_Polled, Sample] | None] = SimpleQueue()
+        # Shorter slots than this are as good as none.
+        self._slots: list[_Slot | None] = [None] * max(
+            1, min(_SLOTS, int(self._interval / LEAST_SECONDS)))
         self._spread = 0
+        self._began = 0.0
         self._dropped = 0
         self._is_running = False
 
@@ -152,6 +225,8 @@ class Poller:
         """
         self._fleet.check("poller")
         if not self._is_running:
+            if self._raises_limit:
+                descriptors.raise_descriptor_limit()
             self._fleet.clock.start()
             self._fleet.clock.do(self._begin)
 
@@ -174,8 +249,8 @@ class Poller:
     def _begin(self) -> None:
         if not self._is_running:
             self._is_running = True
-            for polled in list(self._polled.values()):
-                self._give_slots(polled)
+            self._began = time.monotonic()
+            self._give_slots(list(self._polled.values()))
 
     def _end_iterations(self) -> None:
         self._unread.put(None)
@@ -183,55 +258,63 @@ class Poller:
     # ---- hosts ----------------------------------------------------------------------------------
 
     @property
-    def hosts(self) -> dict[str, Host]:
-        """The hosts by name: dict of str to `Host`, a copy."""
-        return {name: polled.member.host for name, polled in self._now().items()}
+    def hosts(self) -> Mapping[str, Host]:
+        """The hosts by name, as they are now: read-only mapping of str to `Host`.
 
-    def add(self, host: Host | str) -> None:
-        """Add a host, or one given by its URI, and poll it from the next interval on.
+        It does not change when hosts are added and removed, and is made anew only after that.
+        """
+        self._fleet.check_process("poller")
+        return self._fleet.hosts
+
+    def add(self, *hosts: Host | str) -> None:
+        """Add hosts, or hosts given by their URIs, and poll them from the next interval on.
 
         Raises
         ------
         TypeError, ValueError
-            It is invalid, or there is already a host of that name.
+            One is invalid, or there is already a host of that name; none is added.
         RuntimeError
             The poller was stopped.
         """
-        host = host_of(host)
+        new = hosts_by_name(hosts)
         self._fleet.check("poller")
         if self._is_running:
-            self._fleet.clock.do(lambda: self._give_slots(self._enter(host)))
+            self._fleet.clock.do(lambda: self._give_slots(self._enter(new)))
             return
-        polled = self._enter(host)
+        polled = self._enter(new)
         if self._is_running:  # started meanwhile by another thread
             self._fleet.clock.do(partial(self._give_slots, polled))
 
-    def remove(self, name: str) -> None:
-        """Stop polling a host; no sample from it comes after this.
+    def remove(self, *names: str) -> None:
+        """Stop polling hosts; no sample from them comes after this.
 
         Raises
         ------
         KeyError
-            There is no such host.
+            There is no host of one of the names; none is removed.
         RuntimeError
             The poller was stopped.
         """
         self._fleet.check("poller")
         if self._is_running:
-            self._fleet.clock.do(partial(self._leave, name))
+            self._fleet.clock.do(partial(self._leave, names))
         else:
-            self._leave(name)
+            self._leave(names)
 
-    def _enter(self, host: Host) -> _Polled:
-        self._polled[host.name] = polled = _Polled(self._fleet.enter(host))
-        return polled
+    def _enter(self, hosts: dict[str, Host]) -> list[_Polled]:
+        entered = [_Polled(self, member) for member in self._fleet.enter(hosts)]
+        for polled in entered:
+            self._polled[polled.member.host.name] = polled
+        return entered
 
-    def _leave(self, name: str) -> None:
-        self._fleet.leave(name)
-        polled = self._polled.pop(name)
-        polled.is_removed = True
-        for alarm in (polled.next_turn, polled.next_retry):
-            self._fleet.clock.call_off(alarm)
+    def _leave(self, names: Iterable[str]) -> None:
+        names = dict.fromkeys(names)
+        self._fleet.leave(names)
+        for name in names:
+            polled = self._polled.pop(name)
+            polled.is_removed = True
+            self._fleet.clock.call_off(polled.next_retry)
+            self._leave_slot(polled)
 
     def _now(self) -> dict[str, _Polled]:
         self._fleet.check_process("poller")
@@ -256,18 +339,44 @@ class Poller:
                 return sample
         raise StopIteration
 
-    def latest(self) -> dict[str, tuple[Sample, float]]:
+    @overload
+    def latest(self, name: None = None) -> dict[str, tuple[Sample, float]]: ...
+
+    @overload
+    def latest(self, name: str) -> tuple[Sample, float] | None: ...
+
+    def latest(
+        self, name: str | None = None
+    ) -> dict[str, tuple[Sample, float]] | tuple[Sample, float] | None:
         """Return each host's last sample and its age: seconds since its reading began.
+
+        Parameters
+        ----------
+        name : str, optional
+            The only host to return them of; by default all.
 
         Returns
         -------
-        dict of str to (Sample, float)
-            By name, without hosts that have no sample yet.
+        dict of str to (Sample, float), or (Sample, float)
+            By name, without hosts that have no sample yet. With a `name` only its own, or None if
+            it has no sample yet.
+
+        Raises
+        ------
+        KeyError
+            There is no host of that name.
         """
         now = time.monotonic()
-        latest = {name: polled.latest for name, polled in self._now().items()}
-        return {name: (found[0], now - found[1])
-                for name, found in latest.items() if found is not None}
+        if name is not None:
+            self._fleet.check_process("poller")
+            polled = self._polled.get(name)
+            if polled is None:
+                raise KeyError(f"there is no host {name!r}")
+            latest = polled.latest
+            return latest and (latest[0], now - latest[1])
+        found = {name: polled.latest for name, polled in self._now().items()}
+        return {name: (latest[0], now - latest[1])
+                for name, latest in found.items() if latest is not None}
 
     @property
     def overruns(self) -> dict[str, int]:
@@ -282,56 +391,80 @@ class Poller:
         """
         return self._dropped
 
-    def _publish(self, polled: _Polled, sample: Sample) -> None:
-        polled.latest = sample, time.monotonic() - sample.duration
+    def publish(self, polled: _Polled, sample: Sample) -> None:
+        """Give a sample to whoever iterates. The caller holds the lock."""
+        self._fleet.send(self._hand_over, (polled, sample))
+
+    def _hand_over(self, unread: tuple[_Polled, Sample]) -> None:
         room = max(_UNREAD_LEAST, _UNREAD_EACH * len(self._polled))
         while self._unread.qsize() >= room:
             with suppress(Empty):  # somebody took the last one
                 self._unread.get_nowait()
                 self._dropped += 1
-        self._unread.put((polled, sample))
+        self._unread.put(unread)
 
     # ---- turns, all under the clock's lock ------------------------------------------------------
 
-    def _give_slots(self, polled: _Polled) -> None:
-        if polled.next_turn is None and not polled.is_removed:
-            self._spread += 1
-            offset = self._spread * _GOLDEN_RATIO % 1 * self._interval
-            polled.slot = time.monotonic() + offset
-            self._await_turn(polled)
+    def _give_slots(self, new: list[_Polled]) -> None:
+        for polled in new:
+            if polled.slot is None and not polled.is_removed:
+                self._spread += 1
+                number = int(self._spread * _GOLDEN_RATIO % 1 * len(self._slots))
+                polled.slot = self._slots[number] or self._new_slot(number)
+                polled.slot.polled[polled] = None
 
-    def _await_turn(self, polled: _Polled) -> None:
-        polled.next_turn = self._fleet.clock.at(polled.slot, partial(self._take_turn, polled))
+    def _new_slot(self, number: int) -> _Slot:
+        first_at = self._began + number / len(self._slots) * self._interval
+        missed = max(0, math.ceil((time.monotonic() - first_at) / self._interval))
+        self._slots[number] = slot = _Slot(number, first_at + missed * self._interval)
+        self._await_slot(slot)
+        return slot
 
-    def _take_turn(self, polled: _Polled) -> None:
-        missed = int((time.monotonic() - polled.slot) // self._interval)
-        polled.slot += (missed + 1) * self._interval
-        self._await_turn(polled)
-        polled.overruns += missed
-        if polled.is_asked:
-            polled.overruns += 1
-        else:
-            self._ask(polled)
+    def _leave_slot(self, polled: _Polled) -> None:
+        slot = polled.slot
+        if slot is not None:
+            del slot.polled[polled]
+            if not slot.polled:
+                self._slots[slot.number] = None
+                self._fleet.clock.call_off(slot.alarm)
 
-    def _ask(self, polled: _Polled, *, is_retry: bool = False) -> None:
+    def _await_slot(self, slot: _Slot) -> None:
+        slot.alarm = self._fleet.clock.at(slot.next_at, partial(self._take_turns, slot))
+
+    def _take_turns(self, slot: _Slot) -> None:
+        now = time.monotonic()
+        missed = int((now - slot.next_at) // self._interval)
+        slot.next_at += (missed + 1) * self._interval
+        self._await_slot(slot)
+        asked = []
+        for polled in list(slot.polled):
+            polled.overruns += missed
+            if polled.is_asked:
+                polled.overruns += 1
+            elif polled.member.host.timeout is not None:
+                self.ask(polled)
+            else:
+                asked.append((polled.member, polled.new_turn()))
+        self._fleet.put(asked, now + self._timeout)
+
+    def ask(self, polled: _Polled, *, is_retry: bool = False) -> None:
+        """Ask a host now. The caller holds the lock."""
         timeout = polled.member.host.timeout or self._timeout
-        polled.is_retry = is_retry
-        polled.turn = turn = Turn(
-            partial(self._read, polled), time.monotonic() + timeout,
-            partial(self._take, polled), partial(self._take_late, polled))
-        self._fleet.put(polled.member, turn)
+        self._fleet.put([(polled.member, polled.new_turn(is_retry=is_retry))],
+                        time.monotonic() + timeout)
 
     def _ask_again(self, polled: _Polled) -> None:
         if not polled.is_asked:
-            self._ask(polled, is_retry=True)
+            self.ask(polled, is_retry=True)
 
-    def _ask_later(self, polled: _Polled) -> None:
+    def ask_later(self, polled: _Polled) -> None:
+        """Ask a host that failed again before its next turn. The caller holds the lock."""
         # The waits double until the host's next turn comes sooner.
         delay = min(self._interval * _FIRST_RETRY, 1.0) * 2.0 ** min(polled.failures, 64)
         polled.failures += 1
         when = time.monotonic() + delay * random.uniform(0.5, 1)
         self._fleet.clock.call_off(polled.next_retry)
-        polled.next_retry = None if when >= polled.slot else (
+        polled.next_retry = None if polled.slot is None or when >= polled.slot.next_at else (
             self._fleet.clock.at(when, partial(self._ask_again, polled)))
 
     def _lost(self, name: str, connection: "pyvirhost.Connection") -> None:
@@ -344,38 +477,4 @@ class Poller:
         polled = self._polled.get(name)
         if polled is not None and not polled.is_asked and not self._fleet.is_closed and (
                 polled.member.link.connection is connection):
-            self._ask(polled)
-
-    # ---- the result of a turn -------------------------------------------------------------------
-
-    def _read(
-        self, polled: _Polled, connection: "pyvirhost.Connection"
-    ) -> "tuple[pyvirhost.HostSnapshot, pyvirhost.HostRates | None]":
-        # In a worker, without the lock. Rates over a gap might span a reboot.
-        snapshot = self._reading(connection)
-        earlier = polled.earlier if polled.earlier_over is connection else None
-        return snapshot, snapshot.rates(earlier)
-
-    def _take(self, polled: _Polled, answer: Answer[Any]) -> None:
-        if polled.is_removed or self._fleet.is_closed:
-            return
-        snapshot, rates = answer.result or (None, None)
-        sample = Sample(answer.host.name, snapshot, rates, answer.error, answer.started_at,
-                        answer.duration)
-        hangs = polled.member.hangs
-        if not (sample.error is not None and polled.is_retry) or hangs:
-            self._publish(polled, sample)
-        if sample.error is None:
-            polled.failures = 0
-            polled.earlier, polled.earlier_over = snapshot, polled.member.link.connection
-        elif not hangs:
-            self._ask_later(polled)
-
-    def _take_late(self, polled: _Polled, answer: Answer[Any]) -> None:
-        # The answer is too old, but the host is back.
-        if polled.is_removed or self._fleet.is_closed:
-            return
-        if answer.error is not None:
-            self._ask_later(polled)
-        elif not polled.is_asked:
-            self._ask(polled)
+            self.ask(polled)

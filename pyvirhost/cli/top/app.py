@@ -49,7 +49,7 @@ def top(hosts: Sequence[Host], arguments: argparse.Namespace) -> int:
     if not (on_terminal(sys.stdin) and on_terminal(sys.stdout)):
         return fail("top needs a terminal; programs can use poll", WRONG_COMMAND_LINE)
     watch = Watch(hosts, arguments.interval, workers=arguments.parallel,
-                  max_connects=None)
+                  max_connects=arguments.parallel)
     app = Top(watch)
     with watch:
         app.note_signals()
