@@ -10,6 +10,7 @@ from benchmarks import (
     C,
     busy,
     calls,
+    connections,
     cores,
     memory,
     poller,
@@ -48,8 +49,8 @@ class Row:
     """A reading as the table shows it.
 
     `part` names the part that measures it. The value is the samples' own, or with `over` what they
-    exceed that contestant's by, or with `gain_of` how many times those of that other reading they
-    are. A row `per_second` is shown and compared as how many of it a second has.
+    exceed that contestant's by, or with `gain_of` how many times less than that other reading they
+    take, or with `growth_of` how many times more. A row `per_second` is shown and compared as how many of it a second has.
     """
 
     part: str
@@ -57,6 +58,7 @@ class Row:
     reach: tuple[Figure, ...] = field(default=())
     over: str | None = None
     gain_of: str | None = None
+    growth_of: str | None = None
     per_second: bool = False
     title: str | None = None
     without: str = "not measured"
@@ -75,13 +77,16 @@ class Row:
         if self.gain_of is not None:
             base = samples.values(self.gain_of, contestant)
             return [one / value for value, one in zip(values, base, strict=True)]
+        if self.growth_of is not None:
+            base = samples.values(self.growth_of, contestant)
+            return [value / one for value, one in zip(values, base, strict=False)]
         if self.per_second:
             return [1 / value for value in values]
         return values
 
     def unit(self, samples):
         """Return the unit of the values."""
-        if self.gain_of is not None:
+        if self.gain_of is not None or self.growth_of is not None:
             return "times"
         if self.per_second:
             return "per second"
@@ -156,8 +161,19 @@ ROWS = (
       for name in round_trips.READ),
     Row(round_trips.SETTING, round_trips.reading(round_trips.SET),
         (Figure(at_most=TRIPS[round_trips.SET]),), without=NEEDS_ROOT),
-    # A tenth of a core.
-    Row(poller.part("in_process"), poller.COST, (Figure(at_most=0.0005),)),
+    *(Row(connections.part(count), connections.reading(count),
+          (most(0.08, THEIRS),) if count == 1000 else ()) for count in connections.COUNTS),
+    Row(connections.part(connections.MANY), connections.reading(connections.MANY),
+        without=NOT_QUICK),
+    Row(connections.part(1000), connections.reading(1000), (Figure(at_most=1.3),),
+        growth_of=connections.reading(10), title="CPU a reading, 1,000 connections ÷ 10"),
+    Row(connections.part(connections.MANY), connections.reading(connections.MANY),
+        (Figure(at_most=1.6),), growth_of=connections.reading(10), without=NOT_QUICK,
+        title="CPU a reading, 5,000 connections ÷ 10"),
+    Row(connections.part(10), connections.reading(10), (Figure(at_most=1.1),),
+        growth_of=connections.reading(10, loop=False),
+        title="CPU a reading, 10 connections, with event loop and keepalive ÷ without"),
+    Row(poller.part("in_process"), poller.COST, (Figure(at_most=70e-6),)),
     Row(poller.part("one_daemon"), poller.LATE, (Figure(at_most=0.5),), without=NOT_QUICK),
     Row(poller.part("some_hang"), poller.NONE_HANG, without=NOT_QUICK),
     Row(poller.part("some_hang"), poller.SOME_HANG, (Figure(at_most=0.5),), without=NOT_QUICK),

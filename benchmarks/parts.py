@@ -11,6 +11,7 @@ from benchmarks import (
     THEIRS,
     busy,
     calls,
+    connections,
     cores,
     memory,
     poller,
@@ -88,6 +89,13 @@ def all_parts(folder, quick, free_threaded):
                                uri=IN_PROCESS if place == "in process" else daemon.qemu_uri,
                                sweeps=3 if quick else 10)
 
+    def among_probed(count, loop=True):
+        # In turns, since what else the machine does is in the figures.
+        for _ in range(1 if quick or count > 1000 else 3):
+            for contestant in (OURS, THEIRS) if loop and count <= 1000 else (OURS,):
+                yield from ask("connections", contestant=contestant, count=count, loop=loop,
+                               seconds=5 if quick else 15)
+
     parts = {
         calls.part("in process"): partial(calls_in_process, "in process"),
         calls.part("16 CPUs"): partial(calls_in_process, "16 CPUs", sixteen),
@@ -106,6 +114,10 @@ def all_parts(folder, quick, free_threaded):
     for place in scale.PLACES:
         for count in scale.COUNTS[:-1] if quick else scale.COUNTS:
             parts[scale.part(count, place)] = partial(among_many, place, count)
+    counts = connections.COUNTS if quick else (*connections.COUNTS, connections.MANY)
+    for count in counts:
+        parts[connections.part(count)] = partial(among_probed, count)
+    parts[connections.part(10, loop=False)] = partial(among_probed, 10, loop=False)
     for which, seconds in poller.PARTS.items():
         if which == "in_process" or not quick:
             parts[poller.part(which)] = partial(ask, "poller", which=which, seconds=seconds)
