@@ -7,10 +7,11 @@ import itertools
 import signal
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from daemon import Daemon
 
-from benchmarks import OURS, worker
+from benchmarks import OURS, THEIRS, connections, worker
 from benchmarks.rounds import clock
 from benchmarks.scale import resident
 
@@ -24,9 +25,35 @@ COST = f"Poller, {HOSTS:,} hosts in process every {INTERVAL} s: CPU a sample"
 LATE = f"Poller, {DAEMONS} connections to one daemon: p99 lateness"
 NONE_HANG = f"Poller, {DAEMONS} daemons: p99 lateness"
 SOME_HANG = f"Poller, {DAEMONS} daemons, {STOPPED} of them hang: p99 lateness of the others"
+# A daemon of libvirt's is slow for more clients than this, whose cost is not what is measured.
+CLIENTS = 200
+FLEETS = {1000: 5, 5000: 10}  # hosts: seconds
+LOST = "Poller, 5,000 hosts whose daemons are killed: until all losses are known"
+BACK = "Poller, 5,000 hosts whose daemons are back: until all have a sample"
+REMOTE_MEMORY = "Poller, 5,000 remote hosts: memory a host"
 MEMORY = f"Poller, {HOSTS:,} hosts of which 50 remote: memory a host"
 # What a minute's samples may leave behind.
 LEAK = 500 << 10
+
+
+def share(hosts):
+    """Return what the table calls the CPU that a fleet takes."""
+    return f"Poller, {hosts:,} remote hosts every {FLEETS[hosts]} s: of a core"
+
+
+def late(hosts):
+    """Return what the table calls the lateness of a fleet's samples."""
+    return f"Poller, {hosts:,} remote hosts every {FLEETS[hosts]} s: p99 lateness, of the interval"
+
+
+def due(hosts):
+    """Return what the table calls how many of the samples that are due there are."""
+    return f"Poller, {hosts:,} remote hosts every {FLEETS[hosts]} s: of the samples due"
+
+
+def a_core(hosts):
+    """Return what the table calls how many a core could read."""
+    return f"{hosts:,} remote hosts every {FLEETS[hosts]} s: samples a second of a core"
 
 
 def part(which):
@@ -60,12 +87,12 @@ def demand(good, problem):
         raise AssertionError(problem)
 
 
-def lateness(samples):
+def lateness(samples, interval=INTERVAL):
     """Return how many seconds from an interval's end each host's next reading began: the p99."""
     times = collections.defaultdict(list)
     for sample in samples:
         times[sample.host].append(sample.started_at)
-    late = [abs(later - earlier - INTERVAL) for starts in times.values()
+    late = [abs(later - earlier - interval) for starts in times.values()
             for earlier, later in itertools.pairwise(starts)]
     return statistics.quantiles(late, n=100)[98]
 
@@ -145,7 +172,96 @@ def memory(seconds):
     return [(MEMORY, OURS, "byte", [(settled - before) / HOSTS])]
 
 
-PARTS = {"in_process": 15, "one_daemon": 30, "some_hang": 20, "memory": 60}
+@contextlib.contextmanager
+def fleet(count):
+    """Start as many daemons as so many hosts take; yield them and the hosts."""
+    with contextlib.ExitStack() as stack:
+        daemons = [stack.enter_context(Daemon(settings=MANY)) for _ in range(count // CLIENTS)]
+        yield daemons, {f"host{number}": daemons[number % len(daemons)].test_uri
+                        for number in range(count)}
+
+
+def watched(poller, count, seconds):
+    """Return the rows that tell what a running poller of so many hosts costs and how it does."""
+    interval = FLEETS[count]
+    used = time.process_time()
+    samples = take(poller, seconds)
+    used = time.process_time() - used
+    wrong = [sample.error for sample in samples if sample.error is not None]
+    demand(not wrong, f"errors of hosts that are well: {wrong[:3]}")
+    return [(share(count), OURS, "integer", [used / seconds]),
+            (a_core(count), OURS, "second", [used / len(samples)]),
+            (due(count), OURS, "integer", [len(samples) / (count * seconds / interval)]),
+            (late(count), OURS, "integer", [lateness(samples, interval) / interval])]
+
+
+def thousand(seconds):
+    """Poll a thousand hosts."""
+    import pyvirhost
+
+    with fleet(1000) as (_, hosts), pyvirhost.Poller(
+            hosts, interval=FLEETS[1000], fields=connections.FIELDS) as poller:
+        take(poller, FLEETS[1000] * 2)
+        return watched(poller, 1000, seconds)
+
+
+def pool(seconds):
+    """Read a thousand hosts by libvirt-python in the threads of a pool, each once an interval."""
+    open_one, read = connections.theirs(True)
+    with fleet(1000) as (_, uris), ThreadPoolExecutor(16) as pool:
+        hosts = list(pool.map(open_one, uris.values()))
+        begin = clock()
+        turns, used = 0, 0.0
+        while clock() < begin + seconds:
+            before = time.process_time()
+            list(pool.map(read, hosts))
+            turns += 1
+            time.sleep(max(0.0, begin + turns * FLEETS[len(hosts)] - clock()))
+            used += time.process_time() - before
+        for host in hosts:
+            host.close()
+    return [(a_core(len(uris)), THEIRS, "second", [used / turns / len(uris)])]
+
+
+def five_thousand(seconds):
+    """Poll five thousand hosts, kill their daemons, and start them again."""
+    import pyvirhost
+
+    interval = FLEETS[5000]
+    with fleet(5000) as (daemons, hosts):
+        pyvirhost.poll_once([daemons[0].test_uri])  # loads what is loaded once
+        before = resident()
+        with pyvirhost.Poller(
+                hosts, interval=interval, fields=connections.FIELDS) as poller:
+            take(poller, interval * 3)
+            rows = watched(poller, 5000, seconds)
+            gc.collect()
+            rows.append((REMOTE_MEMORY, OURS, "byte", [(resident() - before) / 5000]))
+            for daemon in daemons:
+                daemon.process.kill()
+            rows.append((LOST, OURS, "second", [until_all(poller, hosts, lost=True)]))
+            for daemon in daemons:
+                daemon.process.wait()
+                daemon.start()
+            rows.append((BACK, OURS, "second", [until_all(poller, hosts, lost=False)]))
+    return rows
+
+
+def until_all(poller, hosts, *, lost):
+    """Return after how many seconds all hosts have a sample with an error, or without one."""
+    begin = clock()
+    waited_for = set(hosts)
+    for sample in poller:
+        if (sample.error is not None) == lost:
+            waited_for.discard(sample.host)
+        if not waited_for:
+            break
+        demand(clock() < begin + 120, f"{len(waited_for)} hosts are missing")
+    return clock() - begin
+
+
+PARTS = {"in_process": 15, "one_daemon": 30, "some_hang": 20, "memory": 60,
+         "thousand": 30, "pool": 30, "five_thousand": 30}
 
 
 def measure(which, seconds):

@@ -21,7 +21,7 @@ def shown(value, unit):
         return f"{value:,.0f} /s"
     if unit == "times":
         return f"{value:.2f} x"
-    return f"{value:g}"
+    return f"{value:g}" if value == int(value) else f"{value:.3g}"
 
 
 def three_digits(value):

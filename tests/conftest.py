@@ -133,10 +133,12 @@ def fleet(daemons):
 @pytest.fixture
 def loose_ends():
     """Fail when a thread of a poller, or a descriptor, is left behind."""
-    # The loop, and what starts processes, open theirs when they first do something.
+    # The loop, the thread that calls back, and what starts processes stay once they have begun.
     with pyvirhost.EventLoop():
         pass
     pyvirhost.EventLoop().start()
+    with pyvirhost.open("test:///default") as connection:
+        connection.register_close_callback(lambda *_: None)
     resource_tracker.ensure_running()
     before, tasks = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
     yield
