@@ -50,7 +50,8 @@ class Row:
 
     `part` names the part that measures it. The value is the samples' own, or with `over` what they
     exceed that contestant's by, or with `gain_of` how many times less than that other reading they
-    take, or with `growth_of` how many times more. A row `per_second` is shown and compared as how many of it a second has.
+    take, or with `growth_of` how many times more. A row `per_second` is shown and compared as how
+    many of it a second has.
     """
 
     part: str

@@ -5,7 +5,7 @@ from statistics import median
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks import OURS, THEIRS, C, busy, calls, throughput
+from benchmarks import OURS, THEIRS, C, busy, calls, connections, throughput
 from benchmarks.figures import ROWS
 
 COLOURS = {OURS: "#1f6fb4", THEIRS: "#c8501e", C: "#555555"}
@@ -23,10 +23,29 @@ def draw(samples, folder):
     """Write one SVG file for each picture."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        for name, picture in (("calls", per_call), ("busy", beside_busy), ("threads", by_threads)):
+        for name, picture in (("connections", by_connections), ("calls", per_call),
+                              ("busy", beside_busy), ("threads", by_threads)):
             figure = Figure(SIZE, layout="constrained")
             picture(figure.subplots(), samples)
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def by_connections(axes, samples):
+    """Draw the CPU that a reading takes by the number of connections."""
+    for contestant in (OURS, THEIRS):
+        counts = [count for count in (*connections.COUNTS, connections.MANY)
+                  if samples.values(connections.reading(count), contestant)]
+        values = [samples.median(connections.reading(count), contestant) for count in counts]
+        axes.plot(counts, [value * 1e3 for value in values], "o-", markersize=4,
+                  color=COLOURS[contestant], label=contestant)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=0.1)
+    axes.set_xlabel("connections with keepalive")
+    axes.set_ylabel("CPU of the process for a reading of four calls, ms")
+    axes.legend(frameon=False, fontsize=8)
 
 
 def per_call(axes, samples):

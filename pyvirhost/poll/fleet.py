@@ -124,8 +124,8 @@ class Fleet:
     keeps : bool, default True
         Whether connections stay open for the next question.
     on_loss : callable, optional
-        Called with the name of a host whose connection was lost, and the connection, in whichever
-        thread notices.
+        Called with the name of a host whose connection was lost, and the connection, in the thread
+        of close callbacks.
     on_close : callable, optional
         Called in a thread of the fleet when it stops taking questions.
 

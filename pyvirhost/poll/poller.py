@@ -468,7 +468,7 @@ class Poller:
             self._fleet.clock.at(when, partial(self._ask_again, polled)))
 
     def _lost(self, name: str, connection: "pyvirhost.Connection") -> None:
-        # In a thread that libvirt chooses, which may be a caller's.
+        # In the thread of close callbacks.
         self._fleet.clock.request(partial(self._ask_lost, name, connection))
 
     def _ask_lost(self, name: str, connection: "pyvirhost.Connection") -> None:
