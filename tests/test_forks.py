@@ -92,6 +92,15 @@ def test_a_child_goes_on_while_other_threads_use_the_loop(daemon):
     """)
 
 
+def test_a_child_opens_connections_beside_a_poller_of_its_parent(daemon):
+    run(daemon, """
+    hosts = {str(number): (test, uri)[number % 2] for number in range(20)}
+    with pyvirhost.Poller(hosts, interval=0.1) as poller:
+        for _, _ in zip(range(times), poller):
+            fork(use)
+    """)
+
+
 def test_a_fork_does_not_wait_for_an_open_that_hangs(own_daemon):
     def hang():
         try:
