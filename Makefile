@@ -95,6 +95,8 @@ lint: $(VENV)/installed $(VENV)/lint-group $(VENV)/test-group
 	$(BIN)/mypy pyvirhost
 	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks
 	$(BIN)/stubtest pyvirhost --allowlist tests/stubtest.allowlist --ignore-unused-allowlist
+	$(BIN)/check-manifest --no-build-isolation
+	$(BIN)/pyroma --min 10 .
 
 clean:
 	rm -rf .venv .venv-freethreaded .venv-tsan build dist *.egg-info pyvirhost/*.c pyvirhost/*.so
