@@ -11,6 +11,7 @@ SEED ?= $(shell od -An -N3 -tu4 /dev/urandom)
 PART ?=
 FIRST ?= 0
 FREETHREADED ?=
+WHEELS_FOR ?=
 
 # Test files whose tests may each run in many threads at once.
 THREAD_SAFE := $(addprefix tests/,test_arguments.py test_auth.py test_errors.py test_results.py)
@@ -22,8 +23,8 @@ PIP := $(BIN)/python -m pip --quiet
 export PYTHON PIP_PREFER_BINARY
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-memory test-freethreaded test-in-threads test-threads test-races
-.PHONY: fuzz bench lint clean
+.PHONY: help run test test-memory test-freethreaded test-in-threads
+.PHONY: test-threads test-races wheels fuzz bench lint clean
 .NOTPARALLEL:  # one pip at a time in the environment
 
 help:
@@ -33,6 +34,8 @@ help:
 	@echo "make test-freethreaded   run them where there is no GIL, some in many threads at once;"
 	@echo "             PYTHON names the interpreter, such as python3.13t"
 	@echo "make test-threads   run those that start threads under ThreadSanitizer"
+	@echo "make wheels  build the sdist and a wheel for each CPython found, into dist; WHEELS_FOR"
+	@echo "             names them instead"
 	@echo "make fuzz    make random calls for SECONDS ($(SECONDS)), as SEED says"
 	@echo "make bench   measure against libvirt-python and C, in ten minutes, with QUICK=1 in two;"
 	@echo "             COMPARE names an earlier build/bench.json, FREETHREADED a python3.13t"
@@ -72,6 +75,10 @@ test-threads:
 test-races: $(VENV)/freethreaded-group
 	@.ci/packages test
 	$(BIN)/python .ci/races.py $(THREAD_SAFE)
+
+# WHEELS_FOR names the interpreters, else it is all that are found.
+wheels: $(VENV)/wheels-group
+	@$(BIN)/python .ci/wheels.py dist $(WHEELS_FOR)
 
 fuzz: $(VENV)/installed $(VENV)/test-group
 	@.ci/packages test

@@ -49,7 +49,7 @@ def build(folder):
     shutil.rmtree("pyvirhost.egg-info", ignore_errors=True)
     output, sys.stdout = sys.stdout, sys.stderr
     try:
-        path = folder / build_meta.build_sdist(str(folder))
+        path = folder / build_meta.build_sdist(str(folder), {"--global-option": ["--quiet"]})
     finally:
         sys.stdout = output
     pack_again(path, date())
