@@ -29,7 +29,7 @@ export PYTHON PIP_PREFER_BINARY
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help run test test-wheel test-installed test-memory test-freethreaded test-in-threads
-.PHONY: test-threads test-races wheels fuzz bench lint clean
+.PHONY: test-threads test-races wheels platforms fuzz bench lint clean
 .NOTPARALLEL:  # one pip at a time in the environment
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo "make wheels  build the sdist and a wheel for each CPython found, into dist; WHEELS_FOR"
 	@echo "             names them instead"
 	@echo "make test-wheel   run the tests against the wheel from dist, installed"
+	@echo "make platforms    do so on Debian 11, 12, 13 and unstable, as root, in an hour"
 	@echo "make fuzz    make random calls for SECONDS ($(SECONDS)), as SEED says"
 	@echo "make bench   measure against libvirt-python and C, in ten minutes, with QUICK=1 in two;"
 	@echo "             COMPARE names an earlier build/bench.json, FREETHREADED a python3.13t"
@@ -101,6 +102,12 @@ test-races: $(VENV)/freethreaded-group
 # WHEELS_FOR names the interpreters, else it is all that are found.
 wheels: $(VENV)/wheels-group
 	@$(BIN)/python .ci/wheels.py dist $(WHEELS_FOR)
+
+platforms:
+	.ci/platforms make
+	@$(MAKE) --no-print-directory wheels
+	.ci/platforms bare
+	.ci/platforms suite
 
 fuzz: $(VENV)/installed $(VENV)/test-group
 	@.ci/packages test
