@@ -69,14 +69,14 @@ test-wheel:
 	tar -xf dist/pyvirhost-*.tar.gz -C build/sdist --strip-components=1
 	@$(MAKE) --no-print-directory -C build/sdist test-installed WHEELS="$(CURDIR)/dist"
 
-# pip has to take the wheel from there, and by its path.
+# pip has to take the wheel from there, and by its path. The benchmarks are no part of it.
 test-installed: $(VENV)/made $(VENV)/$(GROUP)-group
 	@.ci/packages test
 	$(PIP) download --no-index --find-links "$(WHEELS)" --no-deps --only-binary :all: --dest build/wheel pyvirhost
 	$(PIP) install "$$(echo build/wheel/*.whl)[cli]"
 	@$(INSTALLED) -c "import pyvirhost; print(pyvirhost.__file__); \
 	    assert pyvirhost.__file__.startswith('$(CURDIR)/$(VENV)/')"
-	$(INSTALLED) -m pytest $(ARGS)
+	$(INSTALLED) -m pytest --ignore=tests/test_benchmarks.py $(ARGS)
 
 # In an environment of its own. Dask has no wheels there, and no allocator but the interpreter's own
 # may be put in. The newest NumPy and hypothesis have wheels for newer Pythons only.
