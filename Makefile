@@ -11,6 +11,9 @@ SEED ?= $(shell od -An -N3 -tu4 /dev/urandom)
 PART ?=
 FIRST ?= 0
 FREETHREADED ?=
+WHEELS_FOR ?=
+WHEELS ?= dist
+GROUP ?= test
 
 # Test files whose tests may each run in many threads at once.
 THREAD_SAFE := $(addprefix tests/,test_arguments.py test_auth.py test_errors.py test_results.py)
@@ -19,11 +22,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 
+# Python that imports nothing from the folder that it runs in.
+INSTALLED := PYTHONSAFEPATH=1 $(BIN)/python
+
 export PYTHON PIP_PREFER_BINARY
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-memory test-freethreaded test-in-threads test-threads test-races
-.PHONY: fuzz bench lint clean
+.PHONY: help run test test-wheel test-installed test-memory test-freethreaded test-in-threads
+.PHONY: test-threads test-races wheels platforms fuzz bench lint clean
 .NOTPARALLEL:  # one pip at a time in the environment
 
 help:
@@ -33,6 +39,10 @@ help:
 	@echo "make test-freethreaded   run them where there is no GIL, some in many threads at once;"
 	@echo "             PYTHON names the interpreter, such as python3.13t"
 	@echo "make test-threads   run those that start threads under ThreadSanitizer"
+	@echo "make wheels  build the sdist and a wheel for each CPython found, into dist; WHEELS_FOR"
+	@echo "             names them instead"
+	@echo "make test-wheel   run the tests against the wheel from dist, installed"
+	@echo "make platforms    do so on Debian 11, 12, 13 and unstable, as root, in an hour"
 	@echo "make fuzz    make random calls for SECONDS ($(SECONDS)), as SEED says"
 	@echo "make bench   measure against libvirt-python and C, in ten minutes, with QUICK=1 in two;"
 	@echo "             COMPARE names an earlier build/bench.json, FREETHREADED a python3.13t"
@@ -51,6 +61,22 @@ test-memory: $(VENV)/installed $(VENV)/test-group
 	@.ci/packages test
 	@.ci/packages memory
 	$(BIN)/python .ci/memory.py
+
+# In the unpacked sdist, with an environment of its own, so that nothing of this folder is tested.
+test-wheel:
+	@rm -rf build/sdist
+	@mkdir -p build/sdist
+	tar -xf dist/pyvirhost-*.tar.gz -C build/sdist --strip-components=1
+	@$(MAKE) --no-print-directory -C build/sdist test-installed WHEELS="$(CURDIR)/dist"
+
+# pip has to take the wheel from there, and by its path. The benchmarks are no part of it.
+test-installed: $(VENV)/made $(VENV)/$(GROUP)-group
+	@.ci/packages test
+	$(PIP) download --no-index --find-links "$(WHEELS)" --no-deps --only-binary :all: --dest build/wheel pyvirhost
+	$(PIP) install "$$(echo build/wheel/*.whl)[cli]"
+	@$(INSTALLED) -c "import pyvirhost; print(pyvirhost.__file__); \
+	    assert pyvirhost.__file__.startswith('$(CURDIR)/$(VENV)/')"
+	$(INSTALLED) -m pytest --ignore=tests/test_benchmarks.py $(ARGS)
 
 # In an environment of its own. Dask has no wheels there, and no allocator but the interpreter's own
 # may be put in. The newest NumPy and hypothesis have wheels for newer Pythons only.
@@ -72,6 +98,16 @@ test-threads:
 test-races: $(VENV)/freethreaded-group
 	@.ci/packages test
 	$(BIN)/python .ci/races.py $(THREAD_SAFE)
+
+# WHEELS_FOR names the interpreters, else it is all that are found.
+wheels: $(VENV)/wheels-group
+	@$(BIN)/python .ci/wheels.py dist $(WHEELS_FOR)
+
+platforms:
+	.ci/platforms make
+	@$(MAKE) --no-print-directory wheels
+	.ci/platforms bare
+	.ci/platforms suite
 
 fuzz: $(VENV)/installed $(VENV)/test-group
 	@.ci/packages test
@@ -95,6 +131,8 @@ lint: $(VENV)/installed $(VENV)/lint-group $(VENV)/test-group
 	$(BIN)/mypy pyvirhost
 	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks
 	$(BIN)/stubtest pyvirhost --allowlist tests/stubtest.allowlist --ignore-unused-allowlist
+	$(BIN)/check-manifest --no-build-isolation
+	$(BIN)/pyroma --min 10 .
 
 clean:
 	rm -rf .venv .venv-freethreaded .venv-tsan build dist *.egg-info pyvirhost/*.c pyvirhost/*.so

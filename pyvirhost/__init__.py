@@ -61,9 +61,9 @@ def __getattr__(name):
         if "libvirt.so" not in str(error):
             raise
         raise ImportError(
-            f"pyvirhost can't load libvirt ({error}). Install it: apt install libvirt0 (Debian, "
-            "Ubuntu), dnf install libvirt-libs (Fedora), zypper install libvirt-libs (openSUSE) "
-            "or apk add libvirt-libs (Alpine)."
+            f"libvirt's client library can't be loaded ({error}); install it: apt install libvirt0 "
+            "(Debian, Ubuntu), dnf install libvirt-libs (Fedora), zypper install libvirt-libs "
+            "(openSUSE) or apk add libvirt-libs (Alpine)."
         ) from error
     value = globals()[name] = getattr(module, name)
     return value

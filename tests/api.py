@@ -19,5 +19,8 @@ def named(tag, file="libvirt-host"):
             if symbol.tag == tag and symbol.get("file") == file}
 
 
-def version(text):
-    return tuple(int(part) for part in text.split("."))
+def since(function):
+    """The version that brought a function, or None where the description has none, as up to 7.0."""
+    found = named("function")[function].get("version")
+    assert found or not any(other.get("version") for other in named("function").values())
+    return found

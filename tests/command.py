@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 TEST = "test:///default"
-COMMAND = [sys.executable, "-m", "pyvirhost"]
+# The one that is installed, wherever it runs: not what lies in the folder.
+COMMAND = [sys.executable, "-P", "-m", "pyvirhost"]
 ROOT = Path(__file__).parent.parent
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]")
 

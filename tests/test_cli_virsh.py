@@ -284,13 +284,21 @@ def test_node_memory_tune(uri):
     assert len(found) == len(told)
 
 
+def told_by_virsh(uri, *command):
+    """What virsh fails with, or would if it had the command, which 7.0's has not."""
+    told = virsh(uri, *command, status=1)
+    if told == "unknown command: 'nodesevinfo'":
+        return "this function is not supported by the connection driver: virNodeGetSEVInfo"
+    return told
+
+
 @pytest.mark.parametrize("command", [
     ["nodememstats"], ["node-memory-tune"], ["nodesevinfo"], ["allocpages", "2048", "1"],
     ["nodesuspend", "mem", "60"]], ids=lambda command: command[0])
 def test_what_a_driver_does_not_support(test_uri, command):
     if command[0] == "allocpages":
         test_uri = TEST  # in a daemon, libvirt 9.0's test driver can't count the pages before
-    told = virsh(test_uri, *command, status=1)
+    told = told_by_virsh(test_uri, *command)
     consent = ["--yes"] if command[0] in ("allocpages", "nodesuspend") else []
     assert refusal("-c", test_uri, *command, *consent) == told
     done = run("-c", test_uri, *command, *consent, "--json")
@@ -303,7 +311,7 @@ def test_nodesevinfo_and_sysinfo_of_a_real_host(uri):
     for command in ("nodesevinfo", "sysinfo"):
         done = run("-c", uri, command)
         if done.returncode:
-            assert refusal("-c", uri, command) == virsh(uri, command, status=1)
+            assert refusal("-c", uri, command) == told_by_virsh(uri, command)
         elif command == "sysinfo":
             assert done.stdout.rstrip("\n") == virsh(uri, command)
         else:

@@ -74,8 +74,9 @@ def test_a_missing_libvirt_is_an_import_error_that_says_what_to_install(tmp_path
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
     for line in (first, second):
-        assert line.startswith("pyvirhost can't load libvirt (libvirt.so.9: cannot open shared")
-        assert "apt install libvirt0" in line
+        assert line.startswith(
+            "libvirt's client library can't be loaded (libvirt.so.9: cannot open shared")
+        assert "; install it: apt install libvirt0 (Debian, Ubuntu)" in line
 
 
 def test_an_import_error_of_another_kind_stays_what_it_is(tmp_path):

@@ -9,6 +9,7 @@ import struct
 import sys
 
 import pytest
+from glibc import bytes_in_use, libc
 from proxy import Proxy
 from test_connection import CALLS, DANGEROUS, PAIRED
 
@@ -32,23 +33,10 @@ ERRORS = {
 }
 
 
-class MallInfo(ctypes.Structure):
-    """What glibc's malloc says of itself (``struct mallinfo2``)."""
-
-    _fields_ = [(name, ctypes.c_size_t) for name in (
-        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
-        "fordblks", "keepcost")]
-
-
-libc = ctypes.CDLL(None)
-libc.mallinfo2.restype = MallInfo
-
-
 def in_use():
     """What is in use now: bytes of C's, blocks of Python's, file descriptors."""
     gc.collect()
-    info = libc.mallinfo2()
-    return info.uordblks + info.hblkhd, sys.getallocatedblocks(), len(os.listdir("/proc/self/fd"))
+    return bytes_in_use(), sys.getallocatedblocks(), len(os.listdir("/proc/self/fd"))
 
 
 def growth(call, times):

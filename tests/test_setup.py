@@ -55,15 +55,10 @@ def packages(folder):
 
 @pytest.fixture
 def source(tmp_path):
-    """A copy of all that a build reads, without what an earlier build left there."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
-        shutil.copy(ROOT / name, source)
-    for name in ("include", "pyvirhost"):
-        shutil.copytree(
-            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.so"))
-    return source
+    """A copy of the sources, without what builds, tests and git leave beside them."""
+    return shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(
+        ".git", ".gitignore", ".venv*", ".*_cache", ".hypothesis", "build", "dist", "PKG-INFO",
+        "setup.cfg", "*.egg-info", "__pycache__", "*.so"))
 
 
 @pytest.mark.parametrize(("manager", "python", "command"), [
@@ -129,21 +124,37 @@ def test_where_nothing_is_missing_nothing_is_said(packages, purpose, tools):
     assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
 
 
+def build_sdist(source, folder):
+    """Build the sdist at a date of its own where not even git is found, and return its path."""
+    done = subprocess.run(
+        [sys.executable, ".ci/sdist.py", folder], cwd=source, check=True, capture_output=True,
+        text=True, env={**os.environ, "PATH": "/nowhere", "SOURCE_DATE_EPOCH": "1000000000"})
+    return Path(done.stdout.strip())
+
+
 def test_an_sdist_is_whole_and_needs_no_libvirt(source, tmp_path):
     promised = {
         str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
 
-    subprocess.run(
-        [sys.executable, "-c",
-         "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])",
-         tmp_path],
-        cwd=source, env={**os.environ, "PATH": "/nowhere"}, check=True, capture_output=True)
-
-    [archive] = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
+    with tarfile.open(build_sdist(source, tmp_path)) as tar:
         files = {name.partition("/")[2] for name in tar.getnames()}
+
+    assert "tests/conftest.py" in promised
     assert promised - files == set()
-    assert not [name for name in files if name.endswith((".c", ".so"))]
+    assert not [name for name in files if name.endswith(".so") or "__pycache__" in name]
+
+
+def test_two_sdists_of_the_same_sources_are_the_same(source, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(source, again, copy_function=shutil.copyfile)  # with dates and modes of its own
+    (again / "pyvirhost" / "leftover.so").touch()
+    for script in (source / ".ci").iterdir():
+        shutil.copymode(script, again / ".ci" / script.name)
+
+    first = build_sdist(source, tmp_path / "one").read_bytes()
+
+    assert first == build_sdist(again, tmp_path / "two").read_bytes()
+    assert first == build_sdist(source, tmp_path / "three").read_bytes()
 
 
 @pytest.mark.parametrize(("without", "missing", "package"), [

@@ -8,7 +8,6 @@ are shown, with the command that repeats them, and the exit status is 1.
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import importlib
 import itertools
@@ -149,26 +148,17 @@ def work(part, seconds, seed, first, progress):
 SINGLE = [bytes([number]) for number in range(256)]
 
 
-class MallInfo(ctypes.Structure):
-    """What glibc's malloc says of itself (``struct mallinfo2``)."""
-
-    _fields_ = [(name, ctypes.c_size_t) for name in (
-        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
-        "fordblks", "keepcost")]
-
-
 class Use:
     """What this process uses at a moment."""
 
     def __init__(self):
+        from glibc import bytes_in_use
+
         import pyvirhost
 
         gc.collect()
-        mallinfo = ctypes.CDLL(None).mallinfo2
-        mallinfo.restype = MallInfo
-        info = mallinfo()
         # Python's blocks are of 512 bytes at the most, and most of them far smaller.
-        self.memory = info.uordblks + info.hblkhd + 64 * sys.getallocatedblocks()
+        self.memory = bytes_in_use() + 64 * sys.getallocatedblocks()
         self.counts = {
             "descriptors": len(os.listdir("/proc/self/fd")),
             "threads": len(os.listdir("/proc/self/task")),
