@@ -27,6 +27,8 @@ IN_PROCESS = {
     "free_memory": Call("host.free_memory()", "host.getFreeMemory()", ("free_memory",)),
     "cells_free_memory": Call(
         "host.cells_free_memory()", "host.getCellsFreeMemory(0, 2)", ("cells_free_memory",)),
+    "free_pages": Call(
+        "host.free_pages([4, 2048], 0, 2)", "host.getFreePages([4, 2048], 0, 2)", ("free_pages",)),
     "is_alive": Call("host.is_alive()", "host.isAlive()", ("is_alive",)),
     # The test driver has no memory statistics.
     "snapshot of 4": Call(

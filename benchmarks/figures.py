@@ -124,6 +124,7 @@ REACH = {
     calls.reading("cpu_stats", PROCESS): (most(3.0, C), most(0.25, THEIRS)),
     calls.reading("cpu_stats(out=)", PROCESS): (TWICE_C,),
     calls.reading("free_memory", PROCESS): (TWICE_C,),
+    calls.reading("free_pages", PROCESS): (most(0.6, THEIRS),),
     calls.reading("is_alive", PROCESS): (TWICE_C,),
     calls.reading("per_cpu_stats of 16 CPUs", PROCESS): (TWICE_C, most(0.1, THEIRS)),
     calls.reading("snapshot of 4", SOCKET): (most(1.10, C),),

@@ -113,6 +113,15 @@ cells_free_memory(struct twin *twin)
 }
 
 static int
+free_pages(struct twin *twin)
+{
+    unsigned int sizes[] = {4, 2048};
+    unsigned long long counts[4];
+
+    return virNodeGetFreePages(twin->connection, 2, sizes, 0, 2, counts, 0);
+}
+
+static int
 is_alive(struct twin *twin)
 {
     return virConnectIsAlive(twin->connection);
@@ -130,6 +139,7 @@ static const struct {
     {"per_cell_memory_stats", per_cell_memory_stats},
     {"free_memory", free_memory},
     {"cells_free_memory", cells_free_memory},
+    {"free_pages", free_pages},
     {"is_alive", is_alive},
 };
 
