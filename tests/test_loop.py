@@ -758,6 +758,6 @@ def test_forks_while_other_threads_change_everything():
 def test_libvirts_own_loop_passes_the_same_tests():
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=90,
         env={**os.environ, "PYVIRHOST_TEST_LOOP": "libvirt"})
     assert done.returncode == 0, done.stdout
