@@ -7,6 +7,7 @@ import os
 import time
 from _thread import RLock, get_ident
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -65,6 +66,7 @@ class Clock:
         self._thread: int | None = None
         self._ends_at = math.inf
         self._is_done: Callable[[], bool] = lambda: False
+        self._has_ended = False
         self._ended: SimpleQueue[None] = SimpleQueue()
 
     @property
@@ -104,7 +106,7 @@ class Clock:
             try:
                 result, error = reply.get(timeout=_LOOK)
             except Empty:
-                if self._has_ended():
+                if self._has_ended:
                     raise RuntimeError("its thread has ended") from None
             else:
                 if error is not None:
@@ -148,20 +150,16 @@ class Clock:
 
     def wait(self, timeout: float) -> None:
         """Wait until the thread has ended, for at most `timeout` seconds."""
-        if self._is_held():
+        # A signal handler may come between the two steps, and wait as well or raise.
+        if self._has_ended or self._is_held():
             return
-        try:
+        with suppress(Empty):
             self._ended.get(timeout=timeout)
-        except Empty:
-            return
-        self._ended.put(None)  # for others who wait
+            self._ended.put(None)  # for others who wait
 
     def _is_held(self) -> bool:
         # A finaliser may run in a thread that holds the lock, and must not wait for itself.
         return self._thread == get_ident() or self.lock._is_owned()  # type: ignore[attr-defined]
-
-    def _has_ended(self) -> bool:
-        return not self._ended.empty()
 
     def _run(self) -> None:
         try:
@@ -191,6 +189,7 @@ class Clock:
                 self._at_end()
                 self.at_rest()
             self._thread = None
+            self._has_ended = True
             self._ended.put(None)
 
     def _do_what_is_due(self, now: float) -> None:
