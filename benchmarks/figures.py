@@ -167,6 +167,7 @@ ROWS = (
           (most(0.08, THEIRS),) if count == 1000 else ()) for count in connections.COUNTS),
     Row(connections.part(connections.MANY), connections.reading(connections.MANY),
         without=NOT_QUICK),
+    Row(connections.part(10, loop=False), connections.reading(10, loop=False)),
     Row(connections.part(1000), connections.reading(1000), (Figure(at_most=1.3),),
         growth_of=connections.reading(10), title="CPU a reading, 1,000 connections ÷ 10"),
     Row(connections.part(connections.MANY), connections.reading(connections.MANY),

@@ -261,7 +261,7 @@ def until_all(poller, hosts, *, lost):
 
 
 PARTS = {"in_process": 15, "one_daemon": 30, "some_hang": 20, "memory": 60,
-         "thousand": 30, "pool": 30, "five_thousand": 30}
+         "thousand": 30, "five_thousand": 30}
 
 
 def measure(which, seconds):

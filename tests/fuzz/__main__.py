@@ -116,10 +116,15 @@ def work(part, seconds, seed, first, progress):
     """Do one random step after another, until the time is over."""
     from fuzz.odd import Unraisable, forget
 
+    import pyvirhost
+
     # A shell lets what it runs in the background ignore it, and so would our children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     step_file = os.open(progress, os.O_WRONLY)
     module = importlib.import_module(f"fuzz.{part}")
+    with pyvirhost.open("test:///default") as connection:
+        # The thread that calls back stays once it has begun.
+        connection.register_close_callback(lambda *_: None)
     before = Use()
     unraisable = Unraisable()
     number = first
