@@ -91,10 +91,10 @@ def all_parts(folder, quick, free_threaded):
 
     def among_probed(count, loop=True):
         # In turns, since what else the machine does is in the figures.
-        for _ in range(1 if quick or count > 1000 else 3):
+        for _ in range(1 if quick or count > 1000 else 2):
             for contestant in (OURS, THEIRS) if loop and count <= 1000 else (OURS,):
                 yield from ask("connections", contestant=contestant, count=count, loop=loop,
-                               seconds=5 if quick else 15)
+                               seconds=5 if quick else 10)
 
     parts = {
         calls.part("in process"): partial(calls_in_process, "in process"),

@@ -114,9 +114,8 @@ def wait(process, progress):
 
 def work(part, seconds, seed, first, progress):
     """Do one random step after another, until the time is over."""
-    from fuzz.odd import Unraisable, forget
-
     import pyvirhost
+    from fuzz.odd import Unraisable, forget
 
     # A shell lets what it runs in the background ignore it, and so would our children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
