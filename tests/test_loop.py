@@ -629,8 +629,10 @@ def test_the_interpreter_need_not_run_for_a_server_to_be_answered():
 
 
 def run(program, *arguments, **environment):
+    # From 3.12 on Python warns of a fork beside threads.
     done = subprocess.run(
-        [sys.executable, "-c", "import os, sys\nfrom test_loop import *\nEventLoop().start()\n"
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning",
+         "-c", "import os, sys\nfrom test_loop import *\nEventLoop().start()\n"
          + textwrap.dedent(program), *arguments],
         capture_output=True, text=True, timeout=80,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment})
