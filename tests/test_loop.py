@@ -703,7 +703,7 @@ def test_a_descriptor_that_the_system_refuses(tmp_path):
         watch.await_release()
         assert refused.calls == refused.releases == []
         print("end")
-    """, LD_PRELOAD=f"{os.environ.get('LD_PRELOAD', '')} {shim}") == "end\n"
+    """, LD_PRELOAD=f"{os.environ.get('LD_PRELOAD', '')}:{shim}") == "end\n"
 
 
 @only_ours
