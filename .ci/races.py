@@ -17,11 +17,13 @@ from build import ROOT, build
 BUILD = ROOT / "build" / "races"
 
 THREADS = [f"tests/test_{name}.py"
-           for name in ("aio", "connection", "events", "faults", "snapshot")]
+           for name in ("aio", "connection", "events", "faults", "loop", "snapshot")]
 # Many threads in one connection to a daemon, where libvirt before 10.4 has races of its own; counts
-# of memory and thousands of openings, in which no two threads meet; and threads that write one
-# snapshot, who are told that they may see it half written.
-NOT_THREADS = ["-k", "not (sixteen and (unix or tcp)) and not 2000_openings and not share_an_out"]
+# of memory, thousands of openings and of timers, in which no two threads meet; threads that write
+# one snapshot, who are told that they may see it half written; children forked beside threads that
+# start some, which ThreadSanitizer does not support; and libvirt's own event loop.
+NOT_THREADS = ["-k", "not (sixteen and (unix or tcp)) and not 2000_openings and not share_an_out"
+               " and not thousands and not (fork and (events or loop)) and not libvirts_own_loop"]
 # Hypothesis takes more than a quarter of an hour for its own tables there.
 NOT_PARALLEL = ["-k", "not whatever"]
 
@@ -56,12 +58,14 @@ def run(package, *arguments):
     suppressions.write_text((ROOT / ".ci" / "tsan.supp").read_text()
                             + Path(sys.base_prefix, "tsan.supp").read_text())
     # libtsan calls the XDR functions that it finds at the start, long before libvirt brings
-    # libtirpc.
+    # libtirpc. libvirt's callbacks end with a jump to pthread_mutex_unlock, which then seems to be
+    # called by our loop, of a mutex that libvirt locked unseen.
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env={
             **os.environ, "PYTHONPATH": str(package), "PYTHONSAFEPATH": "1",
             "LD_PRELOAD": "libtirpc.so.3",
-            "TSAN_OPTIONS": f"exitcode=0:log_path={reports}/race:suppressions={suppressions}"})
+            "TSAN_OPTIONS": "exitcode=0:report_mutex_bugs=0:"
+                            f"log_path={reports}/race:suppressions={suppressions}"})
     texts = [path.read_text(errors="replace") for path in sorted(reports.iterdir())]
     return done.returncode, [race for text in texts for race in text.split("=" * 18 + "\n")
                              if "WARNING: ThreadSanitizer" in race]

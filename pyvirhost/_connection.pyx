@@ -707,7 +707,6 @@ cdef class Connection:
         -----
         ``virConnectRegisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
         """
-        global close_reasons
         cdef lib.virConnectPtr handle
         cdef uintptr_t c_number = atomic_fetch_add(&close_callbacks_made, 1) + 1
         cdef object number = c_number
@@ -716,7 +715,6 @@ cdef class Connection:
         check_callback(callback, 2, "callback")
         from pyvirhost.constants import CloseReason
 
-        close_reasons = CloseReason
         start_telling_losses()
         handle = self.enter()
         try:
@@ -724,7 +722,7 @@ cdef class Connection:
                 earlier = self.callback_number
             granted = earlier not in close_callbacks
             if granted:
-                close_callbacks[number] = PyWeakref_NewRef(self, None)
+                close_callbacks[number] = PyWeakref_NewRef(self, None), CloseReason
                 forgotten = callback
                 with cython.critical_section(self):
                     granted = not self.changing_callback and self.callback_number is earlier

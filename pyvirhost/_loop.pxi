@@ -6,7 +6,7 @@
 # callbacks. Whatever that takes is done at once, under one lock. What is removed is only marked,
 # and released by the loop's thread, which alone may be looking at it.
 
-from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPERM
+from libc.errno cimport EBADF, EEXIST, EINTR, EINVAL, ENOENT, ENOMEM, EPERM
 from libc.limits cimport INT_MAX
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
@@ -356,7 +356,8 @@ cdef int enter(Descriptor *descriptor, uint32_t events) noexcept nogil:
 
 cdef int tell(Descriptor *descriptor) noexcept nogil:
     # Tell epoll what is wanted now: 0, or what failed. Of a descriptor that is closed nothing is
-    # ever heard, as of one where nothing happens.
+    # ever heard, as of one where nothing happens. If the set is what was closed, even if its number
+    # is another file's by now, the next one is told as soon as the loop notices.
     global ready_files
     cdef int error = 0
     cdef uint32_t events = wanted(descriptor)
@@ -372,7 +373,7 @@ cdef int tell(Descriptor *descriptor) noexcept nogil:
     ready_files += descriptor.is_ready
     if descriptor.is_ready:
         wake()
-    return 0 if error == EPERM or error == EBADF else error
+    return 0 if error == EPERM or error == EBADF or error == EINVAL else error
 
 
 cdef Descriptor *descriptor_of(int fd) noexcept nogil:

@@ -23,11 +23,9 @@ cdef extern from *:
 
 
 # The close callbacks that have not been called: number -> weak reference to the connection, which
-# has the callback. libvirt is given the number only, so that it may call when it likes: whose
-# number is gone is not called.
+# has the callback, and CloseReason: later there may be no descriptor to load that by. libvirt is
+# given the number only, so that it may call when it likes: whose number is gone is not called.
 cdef dict close_callbacks = {}
-# CloseReason, loaded with the first of them: later there may be no descriptor to load it by.
-cdef object close_reasons = None
 
 cdef struct Loss:
     uintptr_t number
@@ -71,8 +69,11 @@ cdef Loss *await_loss() noexcept nogil:
 
 cdef void tell_loss(uintptr_t number, int reason) noexcept with gil:
     cdef Connection connection
-    reference = close_callbacks.pop(number, None)
-    connection = None if reference is None else reference()
+    registered = close_callbacks.pop(number, None)
+    if registered is None:
+        return
+    reference, reasons = registered
+    connection = reference()
     if connection is None:
         return
     with cython.critical_section(connection):
@@ -80,7 +81,7 @@ cdef void tell_loss(uintptr_t number, int reason) noexcept with gil:
     if callback is None:
         return  # unregistered since
     try:
-        callback(connection, member(close_reasons, reason))
+        callback(connection, member(reasons, reason))
     except BaseException as error:
         PyErr_SetObject(type(error), error)
         PyErr_WriteUnraisable(callback)

@@ -629,8 +629,10 @@ def test_the_interpreter_need_not_run_for_a_server_to_be_answered():
 
 
 def run(program, *arguments, **environment):
+    # From 3.12 on Python warns of a fork beside threads.
     done = subprocess.run(
-        [sys.executable, "-c", "import os, sys\nfrom test_loop import *\nEventLoop().start()\n"
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning",
+         "-c", "import os, sys\nfrom test_loop import *\nEventLoop().start()\n"
          + textwrap.dedent(program), *arguments],
         capture_output=True, text=True, timeout=80,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment})
@@ -644,11 +646,26 @@ def test_a_program_that_closes_all_descriptors():
         timer = Timer(1)
         timer.await_call()
         os.closerange(3, 1000)
-        for _ in range(3):
-            timer.await_call()
+        pass_turns()
         ours, theirs = socket.socketpair()
         watch = Watch(ours.fileno(), READABLE)
         theirs.send(b"x")
+        watch.await_call()
+        print("end")
+    """) == "end\n"
+
+
+@only_ours
+def test_a_program_that_uses_the_numbers_of_closed_descriptors_at_once():
+    assert run("""
+        blocked, block = threading.Event(), threading.Event()
+        Timer(0, lambda timer: (timer.remove(), blocked.set(), block.wait(20)))
+        assert blocked.wait(20)
+        os.closerange(3, 1000)
+        ours, theirs = socket.socketpair()
+        theirs.send(b"x")
+        watch = Watch(ours.fileno(), READABLE)
+        block.set()
         watch.await_call()
         print("end")
     """) == "end\n"
@@ -686,7 +703,7 @@ def test_a_descriptor_that_the_system_refuses(tmp_path):
         watch.await_release()
         assert refused.calls == refused.releases == []
         print("end")
-    """, LD_PRELOAD=str(shim)) == "end\n"
+    """, LD_PRELOAD=f"{os.environ.get('LD_PRELOAD', '')}:{shim}") == "end\n"
 
 
 @only_ours
