@@ -42,9 +42,11 @@ def by_connections(axes, samples):
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(bottom=0.1)
+    axes.yaxis.set_minor_formatter("")
+    axes.set_xlim(8, 10_000)
+    axes.set_ylim(0.1, 10)
     axes.set_xlabel("connections with keepalive")
-    axes.set_ylabel("CPU of the process for a reading of four calls, ms")
+    axes.set_ylabel("CPU for a reading of four calls, ms")
     axes.legend(frameon=False, fontsize=8)
 
 
