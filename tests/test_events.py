@@ -127,7 +127,7 @@ def test_no_caller_takes_a_lock_in_python(daemon):
                 await host.node_info()
 
         with asyncio.Runner() as runner:
-            runner.get_loop()
+            runner.get_loop().slow_callback_duration = 60  # or it warns on a slow machine
             threading.Lock = watched(threading.Lock)
             threading.RLock = watched(threading.RLock)
             threading._allocate_lock = watched(threading._allocate_lock)
