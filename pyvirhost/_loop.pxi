@@ -1,5 +1,5 @@
 # An event loop for libvirt, for _events.pyx to include: C alone, without the GIL, so that nothing
-# in Python delays it. It costs a call the same over ten connections and over ten thousand, where
+# in Python delays it. It costs a call the same over ten connections and over thousands, where
 # libvirt's own walks over all of them whenever one is used.
 #
 # libvirt adds, changes and removes watches of descriptors and timers from any thread, and in their
@@ -691,7 +691,7 @@ cdef void take_timers() noexcept nogil:
         timer = timer.next_due
     timer = first
     while timer is not NULL:
-        if timer.is_due:
+        if timer.is_due and not timer.source.is_removed:
             timer.is_due = False
             unlock_loop()
             timer.call(timer.source.entry.number, timer.source.opaque)
@@ -754,17 +754,20 @@ cdef void turn() noexcept nogil:
 
 cdef void *run_loop(void *nothing) noexcept nogil:
     global in_loop, running
+    cdef unsigned long thread
     prctl(PR_SET_NAME, "pyvirhost-loop")
     in_loop = True
     lock_loop()
+    thread = threads
     while True:
-        while release_one():
+        while thread == threads and release_one():
             pass
-        if ending:
+        if ending or thread != threads:
             break
         turn()
-    running = False
-    tell_loop_ended()
+    if thread == threads:
+        running = False
+        tell_loop_ended()
     unlock_loop()
     return NULL
 
@@ -822,15 +825,35 @@ cdef void release_removed() noexcept nogil:
     unlock_loop()
 
 
+cdef void disown(Table *table) noexcept nogil:
+    # What forks may be a callback, which returns into a turn of the parent's loop.
+    cdef Entry *entry
+    cdef size_t i
+    for i in range(table.size):
+        entry = table.rows[i]
+        while entry is not NULL:
+            (<Source *>entry).is_removed = True
+            entry = entry.next
+    free(table.rows)
+    table.rows, table.size, table.count = NULL, 0, 0
+
+
 cdef void leave_loop_to_parent() noexcept nogil:
     # In a forked child, where the set is still the parent's. What is watched there is the parent's
-    # too, and is neither told nor released.
-    cdef Source *source
+    # too, and is neither told nor released. The loop's own thread ends after its turn.
     global heap, heap_size, heap_room, removed, asleep_until, running, ending, ready_files, in_loop
+    global threads
+    cdef Source *source
     close_set()
-    clear(&watches)
-    clear(&timers)
-    clear(&descriptors)
+    if in_loop:
+        disown(&watches)
+        disown(&timers)
+        descriptors.size = descriptors.count = 0
+    else:
+        clear(&watches)
+        clear(&timers)
+        clear(&descriptors)
+    threads += 1
     while removed is not NULL:
         source = removed
         removed = source.next_removed

@@ -33,6 +33,19 @@ FORKING = """
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert status == 0, f"the child ended with {status}"
 
+    def fork_beside(work, child):
+        # While threads work until they are done.
+        global done
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(times):
+                fork(child)
+        finally:
+            done = True
+
+    done = False
     use()
 """
 
@@ -59,15 +72,7 @@ def test_a_child_opens_connections_while_its_parent_opens_some(daemon):
         while not done:
             pyvirhost.open(uri).close()
 
-    done = False
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(times):
-            fork(use)
-    finally:
-        done = True
+    fork_beside(work, use)
     """)
 
 
@@ -79,16 +84,7 @@ def test_a_child_goes_on_while_other_threads_use_the_loop(daemon):
                 own.node_info()
 
     pyvirhost.EventLoop().start()
-    done = False
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(times):
-            # The child needs no libvirt.
-            fork(lambda: None)
-    finally:
-        done = True
+    fork_beside(work, lambda: None)  # the child needs no libvirt
     """)
 
 

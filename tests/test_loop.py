@@ -83,6 +83,14 @@ class Source:
     def await_release(self):
         assert self.released.acquire(timeout=20)
 
+    def await_more_than(self, count):
+        while len(self.calls) <= count:
+            self.await_call()
+
+    def end(self):
+        assert self.remove() == 0
+        self.await_release()
+
 
 class Watch(Source):
     def __init__(self, fd, events, act=None):
@@ -118,6 +126,15 @@ def pair():
         yield ours, theirs
 
 
+def calls_until_now(source):
+    """Return how often it was called, which it is not any more."""
+    pass_turns()
+    before = len(source.calls)
+    pass_turns()
+    assert len(source.calls) == before
+    return before
+
+
 def pass_turns():
     # What was due before this has been called after it.
     for _ in range(3):
@@ -137,12 +154,8 @@ def test_what_is_ready_is_told_until_it_is_read(pair):
         watch.await_call()
     assert set(watch.calls) == {(watch.number, ours.fileno(), READABLE)}
     ours.recv(1)
-    pass_turns()
-    before = len(watch.calls)
-    pass_turns()
-    assert len(watch.calls) == before
-    assert watch.remove() == 0
-    watch.await_release()
+    before = calls_until_now(watch)
+    watch.end()
     assert len(watch.threads) == 1
     assert threading.get_native_id() not in watch.threads
 
@@ -154,8 +167,7 @@ def test_only_what_is_asked_for_is_told(pair, asked, told):
     theirs.send(b"x")
     watch = Watch(ours.fileno(), asked)
     watch.await_call()
-    watch.remove()
-    watch.await_release()
+    watch.end()
     assert {events for _, _, events in watch.calls} == {told}
 
 
@@ -166,8 +178,7 @@ def test_a_hang_up_is_told_although_nobody_asked(asked):
     os.close(write)
     watch.await_call()
     assert watch.calls[0][2] & HANGUP
-    watch.remove()
-    watch.await_release()
+    watch.end()
     os.close(read)
 
 
@@ -177,8 +188,7 @@ def test_an_error_is_told_although_nobody_asked():
     os.close(read)
     watch.await_call()
     assert watch.calls[0][2] & ERROR
-    watch.remove()
-    watch.await_release()
+    watch.end()
     os.close(write)
 
 
@@ -192,15 +202,10 @@ def test_a_watch_is_switched_off_and_on(pair):
     watch.update(READABLE)
     watch.await_call()
     watch.update(0)
-    pass_turns()
-    before = len(watch.calls)
-    pass_turns()
-    assert len(watch.calls) == before
+    before = calls_until_now(watch)
     watch.update(READABLE)
-    while len(watch.calls) == before:
-        watch.await_call()
-    watch.remove()
-    watch.await_release()
+    watch.await_more_than(before)
+    watch.end()
 
 
 def test_a_descriptor_may_be_watched_twice(pair):
@@ -210,15 +215,11 @@ def test_a_descriptor_may_be_watched_twice(pair):
     assert reads.calls == []
     theirs.send(b"x")
     reads.await_call()
-    writes.remove()
-    writes.await_release()
-    before = len(reads.calls)
-    while len(reads.calls) < before + 3:
-        reads.await_call()
+    writes.end()
+    reads.await_more_than(len(reads.calls) + 2)
     assert {events for _, _, events in reads.calls} == {READABLE}
     assert {events for _, _, events in writes.calls} == {WRITABLE}
-    reads.remove()
-    reads.await_release()
+    reads.end()
 
 
 def test_a_file_is_always_ready(tmp_path):
@@ -227,15 +228,10 @@ def test_a_file_is_always_ready(tmp_path):
         for _ in range(3):
             watch.await_call()
         watch.update(0)
-        pass_turns()
-        before = len(watch.calls)
-        pass_turns()
-        assert len(watch.calls) == before
+        before = calls_until_now(watch)
         watch.update(WRITABLE)
-        while len(watch.calls) == before:
-            watch.await_call()
-        watch.remove()
-        watch.await_release()
+        watch.await_more_than(before)
+        watch.end()
     assert {events for _, _, events in watch.calls[:before]} == {READABLE}
     assert {events for _, _, events in watch.calls[before:]} == {WRITABLE}
 
@@ -247,8 +243,7 @@ def test_a_descriptor_that_is_none(fd):
     watch.update(WRITABLE)
     pass_turns()
     assert watch.calls == []
-    assert watch.remove() == 0
-    watch.await_release()
+    watch.end()
 
 
 def test_a_descriptor_that_is_closed_while_it_is_watched(pair):
@@ -268,10 +263,8 @@ def test_a_descriptor_that_is_closed_while_it_is_watched(pair):
         new = Watch(fd, READABLE)
         others_peer.send(b"x")
         new.await_call()
-        assert watch.remove() == 0
-        watch.await_release()
-        assert new.remove() == 0
-        new.await_release()
+        watch.end()
+        new.end()
         if other.fileno() != fd:
             os.close(fd)
 
@@ -283,8 +276,7 @@ def test_a_timer_of_no_time_is_called_again_and_again():
     for _ in range(5):
         timer.await_call()
     assert set(timer.calls) == {timer.number}
-    timer.remove()
-    timer.await_release()
+    timer.end()
     before = len(timer.calls)
     pass_turns()
     assert len(timer.calls) == before
@@ -315,16 +307,14 @@ def test_timers_are_called_in_their_order():
         timer.await_call()
     assert called == [timers[3], timers[1], timers[2], timers[0]]
     for timer in timers:
-        timer.remove()
-        timer.await_release()
+        timer.end()
 
 
 def test_a_timer_is_called_again_after_its_time():
     timer = Timer(5)
     for _ in range(3):
         timer.await_call()
-    timer.remove()
-    timer.await_release()
+    timer.end()
 
 
 def test_a_timer_that_is_off_or_moved_is_not_called():
@@ -338,8 +328,7 @@ def test_a_timer_that_is_off_or_moved_is_not_called():
         timer.update(1)
         timer.await_call()
     for timer in (off, later, switched_off, witness):
-        timer.remove()
-        timer.await_release()
+        timer.end()
 
 
 def test_thousands_of_timers():
@@ -438,7 +427,7 @@ def test_timers_that_other_timers_remove_or_move_are_not_called():
     pass_turns()
     assert len(called) == 1
     for timer in timers:
-        timer.remove()
+        timer.remove()  # one is already
         timer.await_release()
     blocker.await_release()
 
@@ -457,10 +446,8 @@ def test_callbacks_add_change_and_remove(pair):
     watch, other = made
     watch.await_call()
     other.await_release()
-    watch.remove()
-    watch.await_release()
-    timer.remove()
-    timer.await_release()
+    watch.end()
+    timer.end()
     assert len(timer.calls) == len(watch.calls) == len(other.calls) == 1
 
 
@@ -539,8 +526,7 @@ def test_what_a_call_changes_wakes_nobody(pair):
         timer.update(HOUR + number)
     assert wake_ups() == before
     for source in (watch, timer):
-        source.remove()
-        source.await_release()
+        source.end()
 
 
 @only_ours
@@ -569,16 +555,14 @@ def test_a_descriptor_that_is_closed_here_and_open_elsewhere(pair):
     ours.close()
     theirs.send(b"x")
     watch.await_call()
-    watch.remove()
-    watch.await_release()
+    watch.end()
     await_sleep()
     other, others_peer = socket.socketpair()
     with other, others_peer:
         watch = Watch(other.fileno(), READABLE)
         others_peer.send(b"x")
         watch.await_call()
-        watch.remove()
-        watch.await_release()
+        watch.end()
     os.close(elsewhere)
 
 
@@ -699,8 +683,7 @@ def test_a_descriptor_that_the_system_refuses(tmp_path):
         os.unsetenv("FULL")
         watch = Watch(ours.fileno(), READABLE)
         watch.await_call()
-        watch.remove()
-        watch.await_release()
+        watch.end()
         assert refused.calls == refused.releases == []
         print("end")
     """, LD_PRELOAD=f"{os.environ.get('LD_PRELOAD', '')}:{shim}") == "end\n"
@@ -719,8 +702,7 @@ def test_a_forked_child_leaves_its_parents_watches_alone():
             own = Watch(ours.fileno(), READABLE)
             theirs.send(b"x")
             own.await_call()
-            own.remove()
-            own.await_release()
+            own.end()
             assert watch.calls == watch.releases == timer.releases == []
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -730,6 +712,39 @@ def test_a_forked_child_leaves_its_parents_watches_alone():
         timer.await_release()
         print("end")
     """) == "end\n"
+
+
+@only_ours
+def test_a_callback_forks_and_the_child_returns_from_it():
+    # The child's copy of the thread then ends, and with it the child.
+    assert run("""
+        ours, theirs = socket.socketpair()
+        blocked, block = threading.Event(), threading.Event()
+        blocker = Timer(0, lambda timer: (timer.remove(), blocked.set(), block.wait(20)))
+        assert blocked.wait(20)
+        parent, statuses = os.getpid(), []
+
+        def fork(source):
+            if os.getpid() == parent and not statuses:
+                pid = os.fork()
+                if pid:
+                    statuses.append(os.waitpid(pid, 0)[1])
+            elif os.getpid() != parent:
+                os._exit(1)
+
+        sources = [*(Watch(ours.fileno(), READABLE, fork) for _ in range(3)),
+                   *(Timer(0, fork) for _ in range(3))]
+        theirs.send(b"x")
+        block.set()
+        for source in sources:
+            source.await_call()
+            source.await_call()
+        for source in sources:
+            source.remove()
+        for source in sources:
+            source.await_release()
+        print(statuses)
+    """) == "[0]\n"
 
 
 @only_ours
