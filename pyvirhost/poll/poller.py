@@ -142,7 +142,6 @@ class Poller:
     max_connects : int, optional
         How many of these may be hosts that must be connected first. By default half of the
         `workers`, so that hosts that are gone leave room for the others.
-
     raise_descriptor_limit : bool, default False
         Whether starting raises this process's soft limit of file descriptors to its hard limit, so
         that more hosts fit. Programs that call ``select`` can't handle so many.
