@@ -44,7 +44,7 @@ help:
 	@echo "make test-wheel   run the tests against the wheel from dist, installed"
 	@echo "make platforms    do so on Debian 11, 12, 13 and unstable, as root, in an hour"
 	@echo "make fuzz    make random calls for SECONDS ($(SECONDS)), as SEED says"
-	@echo "make bench   measure against libvirt-python and C, in 20 minutes, with QUICK=1 in 4;"
+	@echo "make bench   measure against libvirt-python and C, in 20 minutes, with QUICK=1 in 3;"
 	@echo "             COMPARE names an earlier build/bench.json, FREETHREADED a python3.13t"
 	@echo "make lint    check the sources and the type stubs"
 	@echo "make clean   remove all that the others made"
