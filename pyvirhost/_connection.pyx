@@ -308,11 +308,12 @@ cdef class Connection:
     cdef unsigned long forks
     cdef int process
     cdef Learned learned  # shared by all handles of the connection
-    # The close callback and its number, in close_callbacks until it has been called; None without
-    # one. While a thread registers or unregisters it, no other may. The number is an object, for
-    # there may be no memory to make one when the callback is to be forgotten.
+    # The close callback and its key in close_callbacks, which is there until it has been called;
+    # None without one. While a thread registers or unregisters it, no other may. The key is a str:
+    # to forget a callback there may be no memory for another, and the collector, which takes other
+    # objects from a connection before it is finalised, leaves a str alone.
     cdef object callback
-    cdef object callback_number
+    cdef str callback_key
     cdef bint changing_callback
     cdef object __weakref__
 
@@ -391,10 +392,10 @@ cdef class Connection:
     cdef bint forget_callback(self) noexcept:
         # Whether there was one that libvirt still knows.
         with cython.critical_section(self):
-            number, self.callback_number = self.callback_number, None
+            key, self.callback_key = self.callback_key, None
             forgotten, self.callback = self.callback, None
         del forgotten  # only now, since its finaliser can run any Python
-        return number is not None and close_callbacks.pop(number, None) is not None
+        return key is not None and close_callbacks.pop(key, None) is not None
 
     def close(self):
         """Close the connection; do nothing if it is closed.
@@ -708,8 +709,9 @@ cdef class Connection:
         ``virConnectRegisterCloseCallback``, since libvirt 0.10.0; 1 round trip.
         """
         cdef lib.virConnectPtr handle
-        cdef uintptr_t c_number = atomic_fetch_add(&close_callbacks_made, 1) + 1
-        cdef object number = c_number
+        cdef uintptr_t number = atomic_fetch_add(&close_callbacks_made, 1) + 1
+        cdef str key = str(number)
+        cdef str earlier
         cdef bint granted
         cdef int result
         check_callback(callback, 2, "callback")
@@ -719,26 +721,26 @@ cdef class Connection:
         handle = self.enter()
         try:
             with cython.critical_section(self):
-                earlier = self.callback_number
+                earlier = self.callback_key
             granted = earlier not in close_callbacks
             if granted:
-                close_callbacks[number] = PyWeakref_NewRef(self, None), CloseReason
+                close_callbacks[key] = PyWeakref_NewRef(self, None), CloseReason
                 forgotten = callback
                 with cython.critical_section(self):
-                    granted = not self.changing_callback and self.callback_number is earlier
+                    granted = not self.changing_callback and self.callback_key is earlier
                     if granted:
                         self.changing_callback = True
-                        self.callback_number = number
+                        self.callback_key = key
                         forgotten, self.callback = self.callback, callback
                 del forgotten  # only now, since its finaliser can run any Python
                 if not granted:
-                    del close_callbacks[number]
+                    del close_callbacks[key]
             if not granted:
                 raise ValueError("a close callback is already registered; unregister it first")
             try:
                 with nogil:
                     result = lib.virConnectRegisterCloseCallback(
-                        handle, on_close, <void *>c_number, NULL)
+                        handle, on_close, <void *>number, NULL)
                 if result < 0:
                     try:
                         raise last_error(handle, "virConnectRegisterCloseCallback")
@@ -768,12 +770,12 @@ cdef class Connection:
         cdef int result
         try:
             with cython.critical_section(self):
-                number = self.callback_number
-                granted = not self.changing_callback and number is not None
+                key = self.callback_key
+                granted = not self.changing_callback and key is not None
                 if granted:
                     self.changing_callback = True
             if not granted:
-                if number is not None and number not in close_callbacks:
+                if key is not None and key not in close_callbacks:
                     return  # it was called, or another thread is just unregistering it
                 raise ValueError("no close callback is registered")
             try:

@@ -22,9 +22,10 @@ cdef extern from *:
                        void (*child)() noexcept nogil)
 
 
-# The close callbacks that have not been called: number -> weak reference to the connection, which
-# has the callback, and CloseReason: later there may be no descriptor to load that by. libvirt is
-# given the number only, so that it may call when it likes: whose number is gone is not called.
+# The close callbacks that have not been called: number, as a str -> weak reference to the
+# connection, which has the callback, and CloseReason: later there may be no descriptor to load that
+# by. libvirt is given the number only, so that it may call when it likes: whose number is gone is
+# not called.
 cdef dict close_callbacks = {}
 
 cdef struct Loss:
@@ -69,7 +70,7 @@ cdef Loss *await_loss() noexcept nogil:
 
 cdef void tell_loss(uintptr_t number, int reason) noexcept with gil:
     cdef Connection connection
-    registered = close_callbacks.pop(number, None)
+    registered = close_callbacks.pop(str(number), None)
     if registered is None:
         return
     reference, reasons = registered

@@ -1,6 +1,7 @@
 """The event loop, keepalive, close callbacks and timeouts, against daemons that stop and die."""
 
 import contextlib
+import functools
 import gc
 import os
 import signal
@@ -382,6 +383,18 @@ def test_opening_and_closing_with_a_callback_keeps_descriptors(daemon, with_loop
                 gc.collect()
                 counts.append(len(os.listdir("/proc/self/fd")))
         wait_until(lambda: len(os.listdir("/proc/self/fd")) <= counts[0], "descriptors to close")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_connection_that_only_its_callback_holds_is_closed(daemon):
+    # The collector takes from it what it refers to before it is finalised.
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        connection = pyvirhost.open(daemon.test_uri)
+        connection.register_close_callback(functools.partial(print, connection))
+        del connection
+    gc.collect()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "descriptors to close")
 
 
 def test_connections_that_outlive_the_loop_leave_no_descriptor(daemon):
