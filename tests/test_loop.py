@@ -154,7 +154,7 @@ def test_what_is_ready_is_told_until_it_is_read(pair):
         watch.await_call()
     assert set(watch.calls) == {(watch.number, ours.fileno(), READABLE)}
     ours.recv(1)
-    before = calls_until_now(watch)
+    calls_until_now(watch)
     watch.end()
     assert len(watch.threads) == 1
     assert threading.get_native_id() not in watch.threads
