@@ -261,12 +261,6 @@ cdef tuple page_sizes_of(str capabilities):
     return tuple([size for size in sizes if 0 < size <= UINT_MAX][:MAX_PAGE_SIZES])
 
 
-cdef object compare_result(int result):
-    from pyvirhost.constants import CPUCompareResult
-
-    return member(CPUCompareResult, result)
-
-
 cdef str owned_text(char *text):
     try:
         return text.decode("utf-8", "replace")
@@ -715,8 +709,8 @@ cdef class Connection:
         cdef bint granted
         cdef int result
         check_callback(callback, 2, "callback")
-        from pyvirhost.constants import CloseReason
-
+        # Its enum is loaded now, as there may be no descriptor to load it by when it is needed.
+        member("CloseReason", 0)
         start_telling_losses()
         handle = self.enter()
         try:
@@ -724,7 +718,7 @@ cdef class Connection:
                 earlier = self.callback_key
             granted = earlier not in close_callbacks
             if granted:
-                close_callbacks[key] = PyWeakref_NewRef(self, None), CloseReason
+                close_callbacks[key] = PyWeakref_NewRef(self, None)
                 forgotten = callback
                 with cython.critical_section(self):
                     granted = not self.changing_callback and self.callback_key is earlier
@@ -1031,7 +1025,7 @@ cdef class Connection:
             if result < 0:
                 raise last_error(handle, "virConnectCompareCPU" if hypervisor is NULL else
                                  "virConnectCompareHypervisorCPU")
-            return compare_result(result)
+            return member("CPUCompareResult", result)
         finally:
             self.leave()
 

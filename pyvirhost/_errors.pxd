@@ -14,11 +14,8 @@ cdef object recast(object error, object error_class)
 
 cdef object closed_error(str reason)
 
-# The member of ErrorCode.
-cdef object error_code(int number)
-
-# The member of an enum, or the number where no member has it.
-cdef object member(object enum, int value)
+# The member of an enum of pyvirhost.constants, or the number where no member has it.
+cdef object member(str enum, int number)
 
 # For an answer that no sound server gives.
 cpdef object server_error(str function, str problem)

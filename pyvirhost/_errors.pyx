@@ -141,25 +141,31 @@ cdef object last_error(lib.virConnectPtr connection, str function):
         free(uri)
 
 
-cdef tuple enums():
-    # Loaded with the first error. At the interpreter's end, or without a descriptor to load it by,
-    # the error counts more than the names of its numbers.
-    try:
-        from pyvirhost.constants import ErrorCode, ErrorDomain, ErrorLevel
-    except Exception:
-        return int, int, int
-    return ErrorCode, ErrorDomain, ErrorLevel
+# By the name of each enum that an error has needed, its members by their numbers. To call the enum
+# itself takes ten times as long.
+cdef dict ENUMS = {}
 
 
-cdef object error_code(int number):
-    return member(enums()[0], number)
+cdef object member(str enum, int number):
+    cdef dict members = ENUMS.get(enum)
+    if members is None:
+        # At the interpreter's end, or without a descriptor to load it by, the error counts more
+        # than the name of its number.
+        try:
+            from pyvirhost import constants
+
+            members = {int(each): each for each in getattr(constants, enum)}
+        except Exception:
+            return number
+        ENUMS[enum] = members
+    # A newer libvirt may report numbers that no enum here has.
+    return members.get(number, number)
 
 
 cdef object recorded_error(lib.virErrorPtr record, bint lost, str uri, str function):
-    ErrorCode, ErrorDomain, ErrorLevel = enums()
     if record is NULL or record.code == lib.VIR_ERR_OK:
         return LibvirtError(f"{function} failed, and libvirt does not say why",
-                            code=ErrorCode(lib.VIR_ERR_INTERNAL_ERROR), function=function)
+                            code=member("ErrorCode", lib.VIR_ERR_INTERNAL_ERROR), function=function)
     message = text(record.message) or f"{function} failed without a message"
     error_class = CLASSES.get(record.code, LibvirtError)
     if record.domain == lib.VIR_FROM_URI:
@@ -171,10 +177,10 @@ cdef object recorded_error(lib.virErrorPtr record, bint lost, str uri, str funct
         error_class = ConnectionLostError
         summary = f"the connection to {uri or 'libvirt'} is lost, open it again: {message}"
     return error_class(
-        message, code=member(ErrorCode, record.code), domain=member(ErrorDomain, record.domain),
-        level=member(ErrorLevel, record.level), str1=text(record.str1), str2=text(record.str2),
-        str3=text(record.str3), int1=record.int1, int2=record.int2, function=function,
-        summary=summary,
+        message, code=member("ErrorCode", record.code),
+        domain=member("ErrorDomain", record.domain), level=member("ErrorLevel", record.level),
+        str1=text(record.str1), str2=text(record.str2), str3=text(record.str3), int1=record.int1,
+        int2=record.int2, function=function, summary=summary,
     )
 
 
@@ -184,15 +190,14 @@ cdef object recast(object error, object error_class):
 
 
 cdef object closed_error(str reason):
-    return ConnectionClosedError(reason, code=error_code(lib.VIR_ERR_INVALID_CONN))
+    return ConnectionClosedError(reason, code=member("ErrorCode", lib.VIR_ERR_INVALID_CONN))
 
 
 cpdef object server_error(str function, str problem):
-    ErrorCode, ErrorDomain, ErrorLevel = enums()
     return LibvirtError(
-        f"the server's answer makes no sense: {problem}", code=ErrorCode(lib.VIR_ERR_RPC),
-        domain=ErrorDomain(lib.VIR_FROM_RPC), level=ErrorLevel(lib.VIR_ERR_ERROR),
-        function=function)
+        f"the server's answer makes no sense: {problem}",
+        code=member("ErrorCode", lib.VIR_ERR_RPC), domain=member("ErrorDomain", lib.VIR_FROM_RPC),
+        level=member("ErrorLevel", lib.VIR_ERR_ERROR), function=function)
 
 
 cdef object outcome_error(lib.virConnectPtr handle, int outcome, const char *function):
@@ -241,14 +246,6 @@ cdef object reading_error(const Readings *readings, int field, str uri):
 cdef str text(const char *value):
     # Messages quote file names and servers, so they need not be UTF-8.
     return None if value is NULL else value.decode("utf-8", "replace")
-
-
-cdef object member(object enum, int value):
-    # A newer libvirt may report numbers that no enum here has.
-    try:
-        return enum(value)
-    except ValueError:
-        return value
 
 
 cdef void ignore(void *data, lib.virErrorPtr error) noexcept nogil:

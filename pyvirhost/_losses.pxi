@@ -23,9 +23,8 @@ cdef extern from *:
 
 
 # The close callbacks that have not been called: number, as a str -> weak reference to the
-# connection, which has the callback, and CloseReason: later there may be no descriptor to load that
-# by. libvirt is given the number only, so that it may call when it likes: whose number is gone is
-# not called.
+# connection, which has the callback. libvirt is given the number only, so that it may call when it
+# likes: whose number is gone is not called.
 cdef dict close_callbacks = {}
 
 cdef struct Loss:
@@ -70,10 +69,9 @@ cdef Loss *await_loss() noexcept nogil:
 
 cdef void tell_loss(uintptr_t number, int reason) noexcept with gil:
     cdef Connection connection
-    registered = close_callbacks.pop(str(number), None)
-    if registered is None:
+    reference = close_callbacks.pop(str(number), None)
+    if reference is None:
         return
-    reference, reasons = registered
     connection = reference()
     if connection is None:
         return
@@ -82,7 +80,7 @@ cdef void tell_loss(uintptr_t number, int reason) noexcept with gil:
     if callback is None:
         return  # unregistered since
     try:
-        callback(connection, member(reasons, reason))
+        callback(connection, member("CloseReason", reason))
     except BaseException as error:
         PyErr_SetObject(type(error), error)
         PyErr_WriteUnraisable(callback)

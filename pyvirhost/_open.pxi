@@ -8,7 +8,7 @@ from libc.string cimport strdup, strlen, strstr
 from posix.unistd cimport getpid
 
 from pyvirhost._arguments cimport int_argument, optional_text_argument, uint_argument
-from pyvirhost._errors cimport error_code, last_error, recast
+from pyvirhost._errors cimport last_error, member, recast
 from pyvirhost._events cimport give_room, keep_running, take_room
 
 from pyvirhost._errors import AuthenticationError, NotSupportedError, OperationTimeoutError
@@ -220,7 +220,8 @@ cdef class Authentication:
 
         cdef unsigned int i
         asked = [
-            Credential(credential_type(credentials[i].type), optional_text(credentials[i].prompt),
+            Credential(member("CredentialType", credentials[i].type),
+                       optional_text(credentials[i].prompt),
                        optional_text(credentials[i].challenge),
                        optional_text(credentials[i].defresult))
             for i in range(count)
@@ -271,17 +272,8 @@ cdef bytes encoded(object answer):
 
 
 cdef object auth_error(str message):
-    return AuthenticationError(message, code=error_code(lib.VIR_ERR_AUTH_FAILED),
+    return AuthenticationError(message, code=member("ErrorCode", lib.VIR_ERR_AUTH_FAILED),
                                function="virConnectOpenAuth")
-
-
-cdef object credential_type(int number):
-    from pyvirhost.constants import CredentialType
-
-    try:
-        return CredentialType(number)
-    except ValueError:
-        return number
 
 
 cdef str optional_text(const char *text):
@@ -343,7 +335,8 @@ cdef Connection connect_within(object timeout, object uri, unsigned int flags, o
         attempt.abandon()
         raise OperationTimeoutError(
             f"opening {uri or 'the default URI'} took longer than {timeout} s",
-            code=error_code(lib.VIR_ERR_OPERATION_TIMEOUT), function="virConnectOpenAuth")
+            code=member("ErrorCode", lib.VIR_ERR_OPERATION_TIMEOUT),
+            function="virConnectOpenAuth")
     if attempt.error is not None:
         raise attempt.error
     return attempt.connection
