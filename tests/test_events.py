@@ -500,10 +500,14 @@ def test_the_interpreter_ends_with_calls_in_flight(own_daemon, keepalive):
                  for connection in connections]
         for call in calls:
             call.start()
+
+        def sleeps(thread):
+            # Behind the thread's name, which may have spaces and parentheses itself.
+            stat = pathlib.Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+            return stat.rpartition(")")[2].split()[0] == "S"
+
         waiting = threading.Event()
-        while not all(
-                pathlib.Path(f"/proc/self/task/{call.native_id}/stat").read_text().split()[2] == "S"
-                for call in calls):
+        while not all(map(sleeps, calls)):
             waiting.wait(0.01)
         print("end")
     """, str(own_daemon.process.pid), own_daemon.test_uri, keepalive) == "end\n"
