@@ -141,16 +141,16 @@ cdef object last_error(lib.virConnectPtr connection, str function):
         free(uri)
 
 
-# By the name of each enum that an error has needed, its members by their numbers. To call the enum
-# itself takes ten times as long.
+# By the name of each enum that was needed, its members by their numbers. To call the enum itself
+# takes eight times as long.
 cdef dict ENUMS = {}
 
 
 cdef object member(str enum, int number):
     cdef dict members = ENUMS.get(enum)
     if members is None:
-        # At the interpreter's end, or without a descriptor to load it by, the error counts more
-        # than the name of its number.
+        # At the interpreter's end, or without a descriptor to load it by, what the number is of
+        # counts more than its name.
         try:
             from pyvirhost import constants
 

@@ -404,6 +404,18 @@ def test_more_typed_parameters_than_libvirt_carries(plain, copies):
                 connection.memory_parameters()
 
 
+def test_an_error_whose_numbers_only_a_newer_libvirt_knows(plain):
+    body = numbers(9999, 8888, 1) + text(b"flux too low") + numbers(77, 0, 0, 0, 0, 5, 6, 0)
+    with pyvirhost.open(plain.qemu_uri) as connection:
+        plain.misbehave(lies(body=body, status=1), GO_ON)
+        with pytest.raises(pyvirhost.LibvirtError, match="flux too low") as caught:
+            connection.node_info()
+    error = caught.value
+    assert type(error) is pyvirhost.LibvirtError
+    assert (error.code, error.domain, error.level) == (9999, 8888, 77)
+    assert (error.int1, error.int2) == (5, 6)
+
+
 def test_a_server_that_closes_for_an_unknown_reason(plain):
     # Procedure 362: the daemon's own connection to its driver is closed.
     reasons = []

@@ -251,6 +251,25 @@ def test_without_a_free_descriptor_errors_are_the_real_ones(own_daemon):
     """, own_daemon.test_uri, str(own_daemon.process.pid)) == "end\n"
 
 
+def test_a_close_callback_gets_its_reason_without_a_free_descriptor(own_daemon):
+    assert run("""
+        import signal
+        reasons = []
+        called = threading.Event()
+        connection = pyvirhost.open(sys.argv[1], keepalive=(5, 3))
+        connection.register_close_callback(
+            lambda _, reason: (reasons.append(reason), called.set()))
+
+        def lose():
+            os.kill(int(sys.argv[2]), signal.SIGKILL)
+            assert called.wait(20)
+
+        limited(3, lose)
+        assert reasons[0] is pyvirhost.CloseReason.EOF, repr(reasons)
+        print("end")
+    """, own_daemon.test_uri, str(own_daemon.process.pid)) == "end\n"
+
+
 def test_a_system_without_a_free_file(tmp_path, daemon):
     # It can't be made so without harm to others; this process only is told that it is.
     source, shim = tmp_path / "full.c", tmp_path / "full.so"
