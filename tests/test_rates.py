@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from daemon import wait_until
 from hostile import numbers, stats
 
 import pyvirhost
@@ -117,10 +118,13 @@ def test_different_hosts_have_no_rates(connection, remote):
 
 def test_a_real_host(qemu):
     first = qemu.snapshot(FIELDS)
-    sum(range(10**6))
-    rates = None
-    while rates is None:
+
+    def busy():
+        sum(range(10**6))  # about as long as a tick of the kernel's, which may miss it
         rates = qemu.snapshot(FIELDS).rates(first).cpu
+        return rates if rates is not None and rates.busy > 0 else None
+
+    rates = wait_until(busy, "the kernel to count CPU time")
     assert 0.0 < rates.busy <= 1.0
     assert rates.user + rates.kernel + rates.idle + rates.iowait == pytest.approx(1.0)
 
